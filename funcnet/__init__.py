@@ -1,0 +1,91 @@
+"""Training networks in JAX as pure functions: one run, jitted, vmapped, differentiated."""
+
+from funcnet import chain_rule, datasets
+from funcnet.combine import mlp, serial
+from funcnet.layers.activation import (
+    activation,
+    elu,
+    gelu,
+    leaky_relu,
+    relu,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
+from funcnet.layers.dropout import dropout
+from funcnet.layers.linear import dense
+from funcnet.layers.shape import flatten, identity
+from funcnet.losses import binary_cross_entropy, cross_entropy, mean_squared_error
+from funcnet.metrics import accuracy
+from funcnet.optimizers import (
+    adagrad,
+    adam,
+    add_decayed_weights,
+    apply_updates,
+    chain,
+    clip_by_global_norm,
+    global_norm,
+    momentum,
+    nesterov,
+    rmsprop,
+    sgd,
+)
+from funcnet.pairs import Network, Optimizer, Task, Trainer, fix
+from funcnet.schedules import constant, inverse_time, warmup_cosine
+from funcnet.shuffle import batch_indices
+from funcnet.task import supervised
+from funcnet.training import Result, RunState, evaluate, resume, run, trainer
+from funcnet.version import __version__
+
+__all__ = [
+    "Network",
+    "Optimizer",
+    "Result",
+    "RunState",
+    "Task",
+    "Trainer",
+    "__version__",
+    "accuracy",
+    "activation",
+    "adagrad",
+    "adam",
+    "add_decayed_weights",
+    "apply_updates",
+    "batch_indices",
+    "binary_cross_entropy",
+    "chain",
+    "chain_rule",
+    "clip_by_global_norm",
+    "constant",
+    "cross_entropy",
+    "datasets",
+    "dense",
+    "dropout",
+    "elu",
+    "evaluate",
+    "fix",
+    "flatten",
+    "gelu",
+    "global_norm",
+    "identity",
+    "inverse_time",
+    "leaky_relu",
+    "mean_squared_error",
+    "mlp",
+    "momentum",
+    "nesterov",
+    "relu",
+    "resume",
+    "rmsprop",
+    "run",
+    "serial",
+    "sgd",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "supervised",
+    "tanh",
+    "trainer",
+    "warmup_cosine",
+]

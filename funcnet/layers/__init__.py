@@ -1,0 +1,1 @@
+"""Layers, one file a family: each a `Network` whose `apply` names a top-level function."""

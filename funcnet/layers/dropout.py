@@ -1,0 +1,37 @@
+"""Layers that regularise by noise."""
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from funcnet.layers.shape import stateless
+from funcnet.pairs import Network, number
+
+
+def kept(key, rate, x):
+    """Which elements stay, bool of x's shape, and the factor 1 / (1 - rate) in x's dtype.
+
+    At rate 1 nothing stays and the factor is 1, so that no infinity is formed.
+    """
+    keep = 1.0 - jnp.asarray(rate, jnp.promote_types(x.dtype, jnp.float32))
+    factor = 1.0 / jnp.where(keep > 0.0, keep, 1.0)
+    return jax.random.bernoulli(key, jax.lax.stop_gradient(keep), x.shape), factor.astype(x.dtype)
+
+
+def dropout_apply(params, state, x, *, key=None, train=False, rate):
+    if not train:
+        return x, state
+    if key is None:
+        raise ValueError("dropout draws a mask in training: pass key=, or train=False")
+    mask, factor = kept(key, rate, x)
+    return jnp.where(mask, factor * x, 0.0), state
+
+
+def dropout(rate: float) -> Network:
+    """In training each element is 0 with probability `rate`, the others are divided by 1 - rate;
+    otherwise y = x (Srivastava et al. 2014, in the inverted form).
+
+    `rate` is the fraction dropped, in [0, 1], and a leaf. A derivative with respect to it holds
+    the drawn mask fixed. Raises `ValueError` for `train=True` without a key.
+    """
+    return stateless(Partial(dropout_apply, rate=number("rate", rate, 0.0, 1.0)))

@@ -1,0 +1,38 @@
+"""Layers that move numbers and have none: `stateless` is what layers without parameters share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from funcnet.pairs import Network
+
+
+def no_params(key: jax.Array) -> tuple[tuple[()], tuple[()]]:
+    """`((), ())`: neither parameters nor state. The key is not used."""
+    return (), ()
+
+
+def stateless(apply: Callable[..., Any]) -> Network:
+    """A network without parameters or state from its forward function."""
+    return Network(Partial(no_params), Partial(apply))
+
+
+def flatten_apply(params, state, x, *, key=None, train=False):
+    if x.ndim < 1:
+        raise ValueError("flatten expects a batch in the first axis, got a scalar")
+    return x.reshape(x.shape[0], -1), state
+
+
+flatten = stateless(flatten_apply)
+"""All axes but the first made one: [n, a, b, ...] -> [n, a * b * ...]."""
+
+
+def identity_apply(params, state, x, *, key=None, train=False):
+    return jnp.asarray(x), state
+
+
+identity = stateless(identity_apply)
+"""y = x."""

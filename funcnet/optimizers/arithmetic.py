@@ -1,0 +1,51 @@
+"""Arithmetic over parameter trees that keeps each leaf's dtype, whatever the coefficient's."""
+
+import jax
+import jax.numpy as jnp
+
+
+def scaled(coefficient, tree):
+    """coefficient * x for each leaf x."""
+    return jax.tree.map(lambda x: jnp.asarray(coefficient, x.dtype) * x, tree)
+
+
+def plus_scaled(tree, coefficient, other):
+    """x + coefficient * y for each leaf x and its counterpart y, in the dtype of x."""
+    return jax.tree.map(
+        lambda x, y: x + jnp.asarray(coefficient, x.dtype) * y.astype(x.dtype), tree, other
+    )
+
+
+def moving_average(average, fraction, tree):
+    """average + fraction * (x - average): decay 1 - fraction, in the dtype of the average.
+
+    Unlike decay * average + fraction * x it has no drift where the decay rounds to 1.
+    """
+    return plus_scaled(average, fraction, jax.tree.map(jnp.subtract, tree, average))
+
+
+def bias_correction(fraction, count):
+    """1 - (1 - fraction)^count: the weight that a moving average from 0 has after `count` steps.
+
+    Through expm1 and log1p where the fraction is small, which keeps it exact to rounding.
+    """
+    count = count.astype(jnp.result_type(float))
+    small = jnp.minimum(fraction, 0.5)
+    slow = -jnp.expm1(count * jnp.log1p(-small))
+    return jnp.where(fraction < 0.5, slow, 1.0 - (1.0 - fraction) ** count)
+
+
+def safe_sqrt(x):
+    """sqrt(x) whose derivative at 0 is 0, not infinite; 0 for x below 0, NaN for NaN."""
+    zero = x <= 0.0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
+
+
+def root_plus_eps(square, eps):
+    """sqrt(square) + eps."""
+    return safe_sqrt(square) + jnp.asarray(eps, square.dtype)
+
+
+def root_with_eps(square, eps):
+    """sqrt(square + eps)."""
+    return safe_sqrt(square + jnp.asarray(eps, square.dtype))

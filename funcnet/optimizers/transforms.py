@@ -1,0 +1,88 @@
+"""What acts on updates of any optimizer: chains, clipping, weight decay, and applying them."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+
+from funcnet.optimizers.arithmetic import plus_scaled, safe_sqrt, scaled
+from funcnet.pairs import Optimizer, number
+
+
+def apply_updates(params, updates):
+    """params + updates, leaf by leaf, in the parameters' dtypes."""
+    return plus_scaled(params, 1.0, updates)
+
+
+def chain_init(params, *, inits):
+    return tuple(init(params) for init in inits)
+
+
+def chain_update(grads, state, params=None, *, updates):
+    states = []
+    for update, member_state in zip(updates, state, strict=True):
+        grads, member_state = update(grads, member_state, params)
+        states.append(member_state)
+    return grads, tuple(states)
+
+
+def chain(*optimizers: Optimizer) -> Optimizer:
+    """Each optimizer's updates are the next one's gradients; the state is the tuple of theirs.
+
+    `chain(clip_by_global_norm(1.0), adam(1e-3))` clips, then takes Adam's step.
+    """
+    for index, optimizer in enumerate(optimizers):
+        if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
+            raise TypeError(f"chain expects optimizers, got {optimizer!r} at position {index}")
+    return Optimizer(
+        Partial(chain_init, inits=tuple(init for init, _ in optimizers)),
+        Partial(chain_update, updates=tuple(update for _, update in optimizers)),
+    )
+
+
+def global_norm(tree):
+    """sqrt(sum x^2) over all numbers of a tree, as a scalar in float32 at least.
+
+    Computed as m sqrt(sum (x / m)^2), m the largest magnitude, so that neither huge nor tiny
+    numbers leave the range. Inf or NaN for a tree that holds one; 0, with derivative 0, for 0.
+    """
+    leaves = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(tree)]
+    leaves = [x for x in leaves if x.size]
+    if not leaves:
+        return jnp.zeros(())
+    largest = lax.stop_gradient(jnp.stack([jnp.abs(x).max() for x in leaves]).max())
+    largest = jnp.where((largest > 0.0) & jnp.isfinite(largest), largest, 1.0)
+    return largest * safe_sqrt(sum(jnp.square(jnp.abs(x / largest)).sum() for x in leaves))
+
+
+def stateless_init(params):
+    return ()
+
+
+def clip_update(grads, state, params=None, *, max_norm):
+    norm = global_norm(grads)
+    factor = jnp.minimum(1.0, max_norm / jnp.where(norm == 0.0, 1.0, norm))
+    # A fence: without it XLA computes the norm again in every consumer of the factor.
+    return scaled(lax.optimization_barrier(factor), grads), state
+
+
+def clip_by_global_norm(max_norm) -> Optimizer:
+    """g <- g min(1, max_norm / |g|), |g| the norm over the whole tree (Pascanu et al. 2013).
+
+    Right for any finite gradient: norms do not overflow, and a zero gradient stays 0 also for
+    `max_norm=0`. A non-finite gradient gives NaN. As Optax; PyTorch divides by |g| + 1e-6.
+    """
+    update = Partial(clip_update, max_norm=number("max_norm", max_norm, 0.0))
+    return Optimizer(Partial(stateless_init), update)
+
+
+def decay_update(grads, state, params=None, *, rate):
+    if params is None:
+        raise ValueError("add_decayed_weights needs the parameters: update(grads, state, params)")
+    return plus_scaled(grads, rate, params), state
+
+
+def add_decayed_weights(rate) -> Optimizer:
+    """g <- g + rate * theta: before an optimizer it is L2 regularisation, what PyTorch's
+    `weight_decay` means in `SGD`, `Adagrad`, `RMSprop` and `Adam`."""
+    return Optimizer(Partial(stateless_init), Partial(decay_update, rate=number("rate", rate)))

@@ -1,0 +1,135 @@
+"""The contracts: pairs of pure functions in which every number is a pytree leaf.
+
+Each member of a pair is a `jax.tree_util.Partial` of a top-level function. The function is part
+of the tree's structure and the numbers bound to it are leaves, so a pair passes through `jit`
+without recompiling when a number changes, stacks under `vmap(constructor)` into a sweep, and is
+an argument that `grad` can differentiate.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+Tree = Any
+"""A pytree of arrays."""
+
+
+class Network(NamedTuple):
+    """A network: `init(key) -> (params, state)` draws its parameters and makes its state;
+    `apply(params, state, x, *, key=None, train=False) -> (y, state)` is the forward pass.
+
+    `x` and `y` have the batch in their first axis. `state` is what a forward pass changes
+    (running statistics) and `()` where there is none. `train` is a Python bool; a layer that
+    draws noise in training needs a `key` and consumes it.
+    """
+
+    init: Callable[..., tuple[Tree, Tree]]
+    apply: Callable[..., tuple[Any, Tree]]
+
+
+class Task(NamedTuple):
+    """What is to be learnt: `init(key) -> (params, state)` and
+    `loss(params, state, batch, *, key=None, train=False) -> (loss, (state, metrics))`.
+
+    `loss` is a scalar and `metrics` a dict of scalars. Any loss of this form trains: a physics
+    residual or a policy gradient is `Task(init, loss)` with functions of your own.
+    """
+
+    init: Callable[..., tuple[Tree, Tree]]
+    loss: Callable[..., tuple[Any, tuple[Tree, dict[str, Any]]]]
+
+
+class Optimizer(NamedTuple):
+    """`init(params) -> opt_state` and `update(grads, opt_state, params) -> (updates, opt_state)`.
+
+    The updates are added to the parameters (`apply_updates`). They have the gradients' structure
+    and dtypes, and the new state has the old one's. This is Optax's contract, so pairs of either
+    library fit into the other's `chain`.
+    """
+
+    init: Callable[..., Tree]
+    update: Callable[..., tuple[Tree, Tree]]
+
+
+class Trainer(NamedTuple):
+    """`init(key) -> run_state` and `step(run_state, batch) -> (run_state, metrics)`.
+
+    `run` needs `run_state.step` (int32, batches seen) and `run_state.key`, and `metrics["loss"]`;
+    `trainer` makes such a pair from a task and an optimizer.
+    """
+
+    init: Callable[..., Any]
+    step: Callable[..., tuple[Any, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A function with static keywords, equal to any other of the same function and keywords."""
+
+    func: Callable[..., Any]
+    static: tuple[tuple[str, Any], ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.func(*args, **dict(self.static), **kwargs)
+
+
+def fix(func: Callable[..., Any], /, **static: Any) -> Fixed:
+    """`func` with keywords that are choices, not numbers to learn or sweep: sizes, strides, names.
+
+    Two calls with equal arguments give equal functions, so they share one compilation (two
+    lambdas or two `functools.partial`s would not). The values must be hashable.
+    """
+    for name, value in static.items():
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f"fix expects hashable choices, got {name}={value!r}; bind arrays with Partial"
+            ) from None
+    return Fixed(func, tuple(sorted(static.items())))
+
+
+def partial(func: Callable[..., Any]) -> Partial:
+    """`func` as a Partial: itself if it is one already, so that its numbers stay leaves."""
+    return func if isinstance(func, Partial) else Partial(func)
+
+
+def unbind(func: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The top-level function beneath `Partial`, `fix` and `functools.partial`, and the keywords
+    that they bind (the outermost binding of a name counts, as in a call)."""
+    bound: dict[str, Any] = {}
+    while isinstance(func, functools.partial | Fixed):
+        if isinstance(func, Fixed):
+            keywords = dict(func.static)
+        elif func.args:
+            raise ValueError(f"bind {func.func} by keyword, got positional arguments {func.args}")
+        else:
+            keywords = func.keywords
+        bound = {**keywords, **bound}
+        func = func.func
+    return func, bound
+
+
+def number(name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> Any:
+    """`value` as a float leaf.
+
+    Integers become floats, so that they can be differentiated. A host number outside
+    `[low, high]` raises `ValueError`; arrays, which may be traced, are not looked into.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(
+        value, int | float | np.number | np.ndarray | jnp.ndarray
+    ):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if isinstance(value, int | float | np.number):
+        value = float(value)
+        if not low <= value <= high:
+            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value:g}")
+        return value
+    if value.dtype == bool or jnp.issubdtype(value.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be a real number, got an array of {value.dtype}")
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else 1.0 * value

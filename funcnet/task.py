@@ -1,0 +1,112 @@
+"""Supervised learning as a task: a network, a loss of its predictions, and metrics."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from funcnet.losses import label_weights
+from funcnet.pairs import Network, Task, partial
+
+RESERVED = ("loss", "weight", "count", "learning_rate", "gradient_norm")
+"""Names of metrics that funcnet itself reports."""
+
+
+class Shares(NamedTuple):
+    """What each of a batch's values contributes to a mean; a scalar where all are alike."""
+
+    loss: Any  # the mean loss is sum_i loss_i * value_i
+    metric: Any  # likewise for metrics
+    weight: Any  # what the loss was divided by, sum_i of the values' weights
+    count: Any  # what the metrics were divided by, the number of valid examples
+
+
+def unpack(batch):
+    """(x, target, weight or None) of a supervised batch."""
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise ValueError(
+            f"a supervised batch is (x, y) or (x, y, weight), got {type(batch).__name__}"
+            + (f" of length {len(batch)}" if hasattr(batch, "__len__") else "")
+        )
+    x, target, *weight = batch
+    return jnp.asarray(x), jnp.asarray(target), jnp.asarray(weight[0]) if weight else None
+
+
+def divided(weights, total):
+    """weights / total, and 0 where the total is 0."""
+    return jnp.where(total == 0.0, 0.0, weights / jnp.where(total == 0.0, 1.0, total))
+
+
+def shares(loss, target, weight, values) -> Shares:
+    """How `values`, one an example (or one a position in it), are averaged, with `weight` [n] for
+    each example or None, and the weights that the loss gives its labels."""
+    if values.ndim < 1:
+        raise ValueError("a loss returns one value per example, got a scalar: drop its mean")
+    own = label_weights(loss, target)
+    if weight is None and own is None:
+        share = 1.0 / max(values.size, 1)
+        return Shares(share, share, jnp.float32(values.size), jnp.float32(values.size))
+    example = jnp.ones(values.shape, values.dtype)
+    if weight is not None:
+        if weight.shape not in (values.shape, values.shape[:1]):
+            raise ValueError(
+                f"weights must have shape {values.shape[:1]}, one an example, got {weight.shape}"
+            )
+        axes = (1,) * (values.ndim - weight.ndim)
+        example = example * weight.astype(values.dtype).reshape(weight.shape + axes)
+    own = jnp.ones_like(example) if own is None else own.astype(values.dtype)
+    valid = jnp.where(own == 0.0, 0.0, example)
+    total, count = (example * own).sum(), valid.sum()
+    return Shares(divided(example, total), divided(valid, count), total, count)
+
+
+def weighted_sum(share, values):
+    """sum_i share_i * value_i, whatever the value where the share is 0."""
+    return jnp.where(share == 0.0, 0.0, share * values).sum()
+
+
+def supervised_loss(params, state, batch, *, key=None, train=False, apply, loss, metrics):
+    x, target, weight = unpack(batch)
+    prediction, state = apply(params, state, x, key=key, train=train)
+    values = loss(prediction, target)
+    share = shares(loss, target, weight, values)
+    report = {"weight": share.weight, "count": share.count}
+    for name, metric in metrics.items():
+        scores = metric(prediction, target)
+        if scores.shape != values.shape:
+            raise ValueError(
+                f"metric {name!r} must return one value per loss value, {values.shape}, "
+                f"got {scores.shape}"
+            )
+        report[name] = weighted_sum(share.metric, scores)
+    return weighted_sum(share.loss, values), (state, report)
+
+
+def supervised(
+    network: Network,
+    loss: Callable[..., Any],
+    *,
+    metrics: Mapping[str, Callable[..., Any]] | None = None,
+) -> Task:
+    """Learn y from x: the task whose batches are `(x, y)` or `(x, y, weight)`.
+
+    `loss(prediction, y)` and each of `metrics`, such as `{"accuracy": accuracy}`, return one value
+    per example. The task's loss is their mean, sum w l / sum w over the examples, where w is the
+    batch's weight [n] times the one that the loss gives the label; 0 where all weights are 0. Its
+    metrics are the weighted means of the given ones (ignored labels left out), `"weight"`, the sum
+    that the loss was divided by, and `"count"`, the number of valid examples.
+
+    Bind a loss's options by `Partial` or `fix`, not in a lambda, which would hide them from the
+    mean: `Partial(cross_entropy, label_smoothing=0.1)`.
+    """
+    if not isinstance(network, Network):
+        raise TypeError(f"supervised expects a Network, got {network!r}")
+    metrics = {} if metrics is None else dict(metrics)
+    if taken := sorted(set(metrics) & set(RESERVED)):
+        raise ValueError(f"metric names {taken} are taken; funcnet reports {list(RESERVED)}")
+    bound = {name: partial(metric) for name, metric in metrics.items()}
+    return Task(
+        network.init,
+        Partial(supervised_loss, apply=network.apply, loss=partial(loss), metrics=bound),
+    )

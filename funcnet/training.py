@@ -1,0 +1,188 @@
+"""A training run as one pure function: the trainer's step, scanned over the shuffled data."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+
+from funcnet.optimizers import apply_updates, global_norm
+from funcnet.pairs import Optimizer, Task, Trainer, Tree, fix
+from funcnet.shuffle import batch_indices
+
+
+class RunState(NamedTuple):
+    """All that a run is at one moment: continuing from it is the same as never having stopped."""
+
+    params: Tree
+    state: Tree  # the network's
+    opt_state: Tree
+    step: Any  # int32, batches seen
+    key: Any  # the run's; it stays as it is, each use folds something in
+
+
+class Result(NamedTuple):
+    """A run's last state and its history, each entry [steps]."""
+
+    state: RunState
+    loss: Any  # of the batch, before its update
+    metrics: dict[str, Any]
+
+
+def run_keys(key):
+    """The run's key split by use: (for the order of the data, for the networks' noise)."""
+    data_key, noise_key = jax.random.split(key)
+    return data_key, noise_key
+
+
+def trainer_init(key, *, task_init, optimizer_init):
+    init_key, run_key = jax.random.split(key)
+    params, state = task_init(init_key)
+    return RunState(params, state, optimizer_init(params), jnp.zeros((), jnp.int32), run_key)
+
+
+def learning_rates(opt_state):
+    """What `learning_rate` fields the optimizer's states hold, in their order."""
+    paths = jax.tree_util.tree_flatten_with_path(opt_state)[0]
+    return [leaf for path, leaf in paths if getattr(path[-1], "name", None) == "learning_rate"]
+
+
+def trainer_step(run_state, batch, *, loss, update, value_and_grad):
+    params, state, opt_state, step, key = run_state
+    _, noise_key = run_keys(key)
+    (value, (state, metrics)), grads = value_and_grad(loss, has_aux=True)(
+        params, state, batch, key=jax.random.fold_in(noise_key, step), train=True
+    )
+    updates, opt_state = update(grads, opt_state, params)
+    metrics = {**metrics, "loss": value, "gradient_norm": global_norm(grads)}
+    if rates := learning_rates(opt_state):
+        metrics["learning_rate"] = rates[-1]
+    params = apply_updates(params, updates)
+    return RunState(params, state, opt_state, step + 1, key), metrics
+
+
+def trainer(
+    task: Task, optimizer: Optimizer, value_and_grad: Callable[..., Any] = jax.value_and_grad
+) -> Trainer:
+    """The trainer whose step moves the task's parameters by the optimizer's update.
+
+    The metrics of a step are the task's, `"loss"`, `"gradient_norm"` (of the loss, before any
+    clipping) and, where the optimizer's state has a `learning_rate`, the rate that it used.
+    `value_and_grad(loss, has_aux=True)` may be any other engine, such as
+    `chain_rule.value_and_grad`.
+    """
+    if not isinstance(task, Task):
+        raise TypeError(f"trainer expects a Task, such as supervised(network, loss), got {task!r}")
+    if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
+        raise TypeError(f"trainer expects an Optimizer, got {optimizer!r}")
+    init, update = optimizer
+    return Trainer(
+        Partial(trainer_init, task_init=task.init, optimizer_init=init),
+        Partial(fix(trainer_step, value_and_grad=value_and_grad), loss=task.loss, update=update),
+    )
+
+
+def check_data(data) -> tuple[Tree, int]:
+    """The data as arrays, and how many examples they hold."""
+    data = jax.tree.map(jnp.asarray, data)
+    leaves = jax.tree_util.tree_flatten_with_path(data)[0]
+    shapes = {jax.tree_util.keystr(path) or "data": leaf.shape for path, leaf in leaves}
+    if not shapes or any(len(shape) < 1 for shape in shapes.values()):
+        raise ValueError(f"data must be arrays with a leading axis of examples, got {shapes}")
+    if len({shape[0] for shape in shapes.values()}) > 1:
+        raise ValueError(f"data must have as many examples in each array, got shapes {shapes}")
+    length = next(iter(shapes.values()))[0]
+    if length == 0:
+        raise ValueError(f"data must hold at least one example, got shapes {shapes}")
+    return data, length
+
+
+def check_count(name, value, low) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+    return int(value)
+
+
+def take(data, indices):
+    """The examples at `indices`, which must be in range."""
+    return jax.tree.map(lambda a: a.at[indices].get(mode="promise_in_bounds"), data)
+
+
+def run(trainer: Trainer, data: Tree, key, *, steps: int, batch_size: int | None) -> Result:
+    """Train from scratch for `steps` batches: `resume` from `trainer.init(key)`.
+
+    data: a pytree of arrays with a common leading axis of n examples. `batch_size=None` is batch
+    gradient descent, each step over all of the data; 1 is stochastic gradient descent, and
+    anything up to n is mini-batch. A pure function of (trainer, data, key): `jit` it, `vmap` it
+    over trainers or keys, differentiate it with respect to the trainer.
+    """
+    return resume(trainer, data, trainer.init(key), steps=steps, batch_size=batch_size)
+
+
+def resume(
+    trainer: Trainer, data: Tree, state: Any, *, steps: int, batch_size: int | None
+) -> Result:
+    """Train on for `steps` batches from a run's state, bit for bit as if it had not stopped.
+
+    Every epoch is a fresh permutation of the n examples, and batch k is a function of
+    (state.key, k) alone (`batch_indices`). Where `batch_size` does not divide n, the batch that
+    ends an epoch is filled up from the next: nothing is dropped, and all examples weigh the same.
+
+    Raises `ValueError` for empty data, unequal lengths and `batch_size` above n.
+    """
+    data, length = check_data(data)
+    steps = check_count("steps", steps, 0)
+    if batch_size is not None:
+        batch_size = check_count("batch_size", batch_size, 1)
+        if batch_size > length:
+            raise ValueError(f"batch_size must be at most the {length} examples, got {batch_size}")
+    data_key, _ = run_keys(state.key)
+
+    def step(state, _):
+        batch = data
+        if batch_size is not None:
+            batch = take(data, batch_indices(data_key, state.step, length, batch_size))
+        return trainer.step(state, batch)
+
+    state, metrics = lax.scan(step, state, length=steps)
+    return Result(state, metrics.pop("loss"), metrics)
+
+
+def evaluate(trainer: Trainer, state: Any, data: Tree, *, batch_size: int = 1024) -> dict[str, Any]:
+    """The loss and metrics of a run's state over all of `data`, with `train=False`.
+
+    In batches of at most `batch_size`, the last one smaller where n demands it; the result is
+    that of a single batch of n, up to rounding. The loss is averaged by the batches' `"weight"`
+    and the metrics by their `"count"`, or by their lengths where a task of your own reports
+    neither; those two are summed.
+    """
+    loss = getattr(trainer.step, "keywords", {}).get("loss")
+    if loss is None:
+        raise ValueError("evaluate needs a trainer made by trainer(task, optimizer)")
+    data, length = check_data(data)
+    size = min(check_count("batch_size", batch_size, 1), length)
+    whole = length // size * size
+
+    def score(batch):
+        value, (_, metrics) = loss(state.params, state.state, batch)
+        return {**metrics, "loss": value}
+
+    full = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), data)
+    scores, lengths = lax.map(score, full), jnp.full(length // size, float(size))
+    if whole < length:
+        last = score(jax.tree.map(lambda a: a[whole:], data))
+        scores = jax.tree.map(lambda a, b: jnp.append(a, b), scores, last)
+        lengths = jnp.append(lengths, float(length - whole))
+
+    def merge(name, values):
+        if name in ("weight", "count"):
+            return values.sum()
+        weights = scores.get("weight" if name == "loss" else "count", lengths)
+        total = weights.sum()
+        return (weights * values).sum() / jnp.where(total == 0.0, 1.0, total)
+
+    return {name: merge(name, values) for name, values in scores.items()}
