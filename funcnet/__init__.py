@@ -36,9 +36,11 @@ from funcnet.schedules import constant, inverse_time, warmup_cosine
 from funcnet.shuffle import batch_indices
 from funcnet.task import supervised
 from funcnet.training import Result, RunState, evaluate, resume, run, trainer
+from funcnet.verify import GradientErrors, check_gradients
 from funcnet.version import __version__
 
 __all__ = [
+    "GradientErrors",
     "Network",
     "Optimizer",
     "Result",
@@ -57,6 +59,7 @@ __all__ = [
     "chain",
     "chain_rule",
     "clip_by_global_norm",
+    "check_gradients",
     "constant",
     "cross_entropy",
     "datasets",

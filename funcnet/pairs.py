@@ -84,6 +84,8 @@ def fix(func: Callable[..., Any], /, **static: Any) -> Fixed:
     Two calls with equal arguments give equal functions, so they share one compilation (two
     lambdas or two `functools.partial`s would not). The values must be hashable.
     """
+    if isinstance(func, Partial):
+        raise TypeError(f"fix goes inside Partial, Partial(fix(f, ...), ...): got {func}")
     for name, value in static.items():
         try:
             hash(value)
@@ -95,8 +97,19 @@ def fix(func: Callable[..., Any], /, **static: Any) -> Fixed:
 
 
 def partial(func: Callable[..., Any]) -> Partial:
-    """`func` as a Partial: itself if it is one already, so that its numbers stay leaves."""
-    return func if isinstance(func, Partial) else Partial(func)
+    """`func` as a Partial: itself if it is one already, so that its numbers stay leaves.
+
+    What a `functools.partial` binds is taken for choices. A Partial of a Partial raises
+    `TypeError`: JAX makes the inner one part of the function, and its numbers are lost.
+    """
+    if not isinstance(func, functools.partial):
+        return Partial(func)
+    if not isinstance(func, Partial):
+        function, bound = unbind(func)
+        return Partial(fix(function, **bound))
+    if type(func.func).__name__ == "_HashableCallableShim":
+        raise TypeError(f"bind all keywords in one Partial; a Partial of a Partial hides {func}")
+    return func
 
 
 def unbind(func: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcnet.pairs import number
+from funcnet.pairs import number, partial
 
 
 def constant_value(step, *, value):
@@ -55,5 +55,5 @@ def inverse_time(value: float, decay: float) -> Partial:
 def as_schedule(name, value) -> Partial:
     """A number becomes a constant schedule, a function of the step is one already."""
     if callable(value):
-        return value if isinstance(value, Partial) else Partial(value)
+        return partial(value)
     return Partial(constant_value, value=number(name, value))

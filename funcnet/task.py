@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from funcnet.losses import label_weights
@@ -46,7 +47,7 @@ def shares(loss, target, weight, values) -> Shares:
     own = label_weights(loss, target)
     if weight is None and own is None:
         share = 1.0 / max(values.size, 1)
-        return Shares(share, share, jnp.float32(values.size), jnp.float32(values.size))
+        return Shares(share, share, np.float32(values.size), np.float32(values.size))
     example = jnp.ones(values.shape, values.dtype)
     if weight is not None:
         if weight.shape not in (values.shape, values.shape[:1]):
@@ -66,12 +67,9 @@ def weighted_sum(share, values):
     return jnp.where(share == 0.0, 0.0, share * values).sum()
 
 
-def supervised_loss(params, state, batch, *, key=None, train=False, apply, loss, metrics):
-    x, target, weight = unpack(batch)
-    prediction, state = apply(params, state, x, key=key, train=train)
-    values = loss(prediction, target)
-    share = shares(loss, target, weight, values)
-    report = {"weight": share.weight, "count": share.count}
+def report(share, metrics, prediction, target, values):
+    """The task's metrics of a batch."""
+    means = {"weight": share.weight, "count": share.count}
     for name, metric in metrics.items():
         scores = metric(prediction, target)
         if scores.shape != values.shape:
@@ -79,8 +77,17 @@ def supervised_loss(params, state, batch, *, key=None, train=False, apply, loss,
                 f"metric {name!r} must return one value per loss value, {values.shape}, "
                 f"got {scores.shape}"
             )
-        report[name] = weighted_sum(share.metric, scores)
-    return weighted_sum(share.loss, values), (state, report)
+        means[name] = weighted_sum(share.metric, scores)
+    return means
+
+
+def supervised_loss(params, state, batch, *, key=None, train=False, apply, loss, metrics):
+    x, target, weight = unpack(batch)
+    prediction, state = apply(params, state, x, key=key, train=train)
+    values = loss(prediction, target)
+    share = shares(loss, target, weight, values)
+    means = report(share, metrics, prediction, target, values)
+    return weighted_sum(share.loss, values), (state, means)
 
 
 def supervised(

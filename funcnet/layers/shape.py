@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcnet.pairs import Network
+from funcnet.pairs import Network, partial
 
 
 def no_params(key: jax.Array) -> tuple[tuple[()], tuple[()]]:
@@ -17,7 +17,7 @@ def no_params(key: jax.Array) -> tuple[tuple[()], tuple[()]]:
 
 def stateless(apply: Callable[..., Any]) -> Network:
     """A network without parameters or state from its forward function."""
-    return Network(Partial(no_params), Partial(apply))
+    return Network(Partial(no_params), partial(apply))
 
 
 def flatten_apply(params, state, x, *, key=None, train=False):

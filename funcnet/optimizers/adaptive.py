@@ -50,9 +50,7 @@ def adagrad_init(params):
     return AdagradState(*sgd_init(params), zeros_like(params))
 
 
-def adagrad_update(
-    grads, state, params=None, *, learning_rate, eps, initial_accumulator, root
-):
+def adagrad_update(grads, state, params=None, *, learning_rate, eps, initial_accumulator, root):
     rate = rate_at(learning_rate, state)
     total = jax.tree.map(lambda s, g: s + g * g, state.sum, grads)
 
