@@ -84,25 +84,26 @@ def check_labels(logits, labels, ignore_label):
     return True
 
 
-def one_hot(labels, classes, dtype):
-    """1 at the label, 0 elsewhere; all NaN for a label that is no class.
-
-    By comparison: no gather, and hence no scatter in the backward pass.
-    """
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
-    hot = (labels[..., None] == jnp.arange(classes, dtype=labels.dtype)).astype(dtype)
-    valid = (labels >= 0) & (labels < classes)
-    return jnp.where(valid[..., None], hot, jnp.nan)
+def ignored(labels, ignore_label):
+    """Which integer labels are the ignored one; none where there is no such label."""
+    return jnp.zeros(labels.shape, bool) if ignore_label is None else labels == ignore_label
 
 
 def soft_targets(logits, labels, weight, label_smoothing, ignore_label):
-    """T with loss = -sum_k T_k log p_k, [..., K], and which examples count, bool [...]."""
+    """T with loss = -sum_k T_k log p_k, [..., K], and each example's factor [...].
+
+    T is one-hot, and then bool, where neither weights nor smoothing change it: a comparison needs
+    no gather, and hence no scatter in the backward pass. The factor is 1, 0 for an ignored label
+    and NaN for a label that is no class.
+    """
     classes = logits.shape[-1]
     if check_labels(logits, labels, ignore_label):
-        kept = ~ignored(labels, ignore_label)
-        targets = one_hot(jnp.where(kept, labels, 0), classes, logits.dtype)
+        labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+        factor = jnp.where((labels >= 0) & (labels < classes), 1.0, jnp.nan).astype(logits.dtype)
+        factor = jnp.where(ignored(labels, ignore_label), 0.0, factor)
+        targets = labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
     else:
-        kept = jnp.ones(labels.shape[:-1], bool)
+        factor = jnp.ones(labels.shape[:-1], logits.dtype)
         targets = labels.astype(logits.dtype)
     if label_smoothing is not None:
         smoothing = number("label_smoothing", label_smoothing, 0.0, 1.0)
@@ -113,12 +114,14 @@ def soft_targets(logits, labels, weight, label_smoothing, ignore_label):
         if weight.shape != (classes,):
             raise ValueError(f"weight must have shape ({classes},), got {weight.shape}")
         targets = weight * targets
-    return jnp.where(kept[..., None], targets, 0.0), kept
+    return targets, factor
 
 
-def ignored(labels, ignore_label):
-    """Which integer labels are the ignored one; none where there is no such label."""
-    return jnp.zeros(labels.shape, bool) if ignore_label is None else labels == ignore_label
+def inner(targets, log_p):
+    """sum_k T_k log p_k, in which 0 times -inf is 0."""
+    if targets.dtype == bool:
+        return jnp.where(targets, log_p, 0.0).sum(axis=-1)
+    return jnp.where(targets == 0.0, 0.0, targets * log_p).sum(axis=-1)
 
 
 def cross_entropy(logits, labels, *, weight=None, label_smoothing=None, ignore_label=None):
@@ -137,10 +140,10 @@ def cross_entropy(logits, labels, *, weight=None, label_smoothing=None, ignore_l
     logits, labels = widen(jnp.asarray(logits)), jnp.asarray(labels)
     if logits.ndim < 1:
         raise ValueError("cross_entropy expects logits with the classes in the last axis")
-    targets, kept = soft_targets(logits, labels, weight, label_smoothing, ignore_label)
-    logits = jnp.where(kept[..., None], logits, 0.0)
-    terms = jnp.where(targets == 0.0, 0.0, targets * jax.nn.log_softmax(logits))
-    return -terms.sum(axis=-1)
+    targets, factor = soft_targets(logits, labels, weight, label_smoothing, ignore_label)
+    if ignore_label is not None:
+        logits = jnp.where(factor[..., None] == 0.0, 0.0, logits)
+    return -factor * inner(targets, jax.nn.log_softmax(logits))
 
 
 def cross_entropy_weights(labels, *, weight=None, label_smoothing=None, ignore_label=None):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
@@ -99,8 +100,9 @@ def fix(func: Callable[..., Any], /, **static: Any) -> Fixed:
 def partial(func: Callable[..., Any]) -> Partial:
     """`func` as a Partial: itself if it is one already, so that its numbers stay leaves.
 
-    What a `functools.partial` binds is taken for choices. A Partial of a Partial raises
-    `TypeError`: JAX makes the inner one part of the function, and its numbers are lost.
+    What a `functools.partial` binds is taken for choices. Raises `TypeError` for a Partial of a
+    Partial, of which JAX makes the inner one part of the function, so that its numbers are lost,
+    and for one that binds anything but floats, which could not be differentiated.
     """
     if not isinstance(func, functools.partial):
         return Partial(func)
@@ -109,6 +111,12 @@ def partial(func: Callable[..., Any]) -> Partial:
         return Partial(fix(function, **bound))
     if type(func.func).__name__ == "_HashableCallableShim":
         raise TypeError(f"bind all keywords in one Partial; a Partial of a Partial hides {func}")
+    for path, leaf in jax.tree_util.tree_flatten_with_path(func.keywords)[0]:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"Partial binds numbers, which must be floats, got {leaf!r} for "
+                f"{jax.tree_util.keystr(path, simple=True)}; bind choices with fix"
+            )
     return func
 
 

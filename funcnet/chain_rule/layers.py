@@ -6,7 +6,7 @@ from funcnet.combine import layer_keys
 from funcnet.layers.dropout import kept
 
 
-def dense(params, state, x, *, key, train):
+def dense(params, state, x, *, key=None, train=False):
     """y = x W + b: dW = x' dy and db = 1' dy, summed over all positions; dx = dy W'."""
     weight = params["weight"]
     y = x @ weight
@@ -23,13 +23,13 @@ def dense(params, state, x, *, key, train):
     return y, pullback, state
 
 
-def activation(params, state, x, *, function, vjp, key, train):
+def activation(params, state, x, *, function, vjp, key=None, train=False):
     """y = f(x): the rule of f."""
     y, pullback = vjp(function, x)
     return y, lambda dy: ((), *pullback(dy)), state
 
 
-def dropout(params, state, x, *, rate, key, train):
+def dropout(params, state, x, *, rate, key=None, train=False):
     """y = m x / (1 - rate), m the mask: dx = m dy / (1 - rate)."""
     if not train:
         return identity(params, state, x, key=key, train=train)
@@ -38,17 +38,17 @@ def dropout(params, state, x, *, rate, key, train):
     return y, lambda dy: ((), jnp.where(mask, factor * dy, 0.0)), state
 
 
-def flatten(params, state, x, *, key, train):
+def flatten(params, state, x, *, key=None, train=False):
     """A reshape: dx has x's shape."""
     return x.reshape(x.shape[0], -1), lambda dy: ((), dy.reshape(x.shape)), state
 
 
-def identity(params, state, x, *, key, train):
+def identity(params, state, x, *, key=None, train=False):
     """y = x: dx = dy."""
     return x, lambda dy: ((), dy), state
 
 
-def serial(params, state, x, *, layers, vjp, key, train):
+def serial(params, state, x, *, layers, vjp, key=None, train=False):
     """y = f_k(... f_1(x)): the pullbacks in the opposite order, dx of each the dy of the one
     before it."""
     pullbacks, states = [], []

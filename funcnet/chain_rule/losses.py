@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 
 from funcnet.chain_rule.activations import logistic
-from funcnet.losses import per_example, same_shape, soft_targets, widen
+from funcnet.losses import inner, per_example, same_shape, soft_targets, widen
 from funcnet.task import report, shares, unpack
 
 
@@ -41,19 +41,19 @@ def binary_cross_entropy(logits, targets):
 def cross_entropy(logits, labels, *, weight=None, label_smoothing=None, ignore_label=None):
     """-sum_k T_k log p_k, p = softmax(z): dz = p sum_k T_k - T."""
     z, labels = widen(logits), jnp.asarray(labels)
-    targets, valid = soft_targets(z, labels, weight, label_smoothing, ignore_label)
-    z = jnp.where(valid[..., None], z, 0.0)
+    targets, factor = soft_targets(z, labels, weight, label_smoothing, ignore_label)
+    z = jnp.where(factor[..., None] == 0.0, 0.0, z)
     z = z - z.max(axis=-1, keepdims=True)
     log_p = z - jnp.log(jnp.exp(z).sum(axis=-1, keepdims=True))
 
     def pullback(dvalues):
         dz = jnp.exp(log_p) * targets.sum(axis=-1, keepdims=True) - targets
-        return ((dz * dvalues[..., None]).astype(logits.dtype),)
+        return ((dz * (factor * dvalues)[..., None]).astype(logits.dtype),)
 
-    return -jnp.where(targets == 0.0, 0.0, targets * log_p).sum(axis=-1), pullback
+    return -factor * inner(targets, log_p), pullback
 
 
-def supervised(params, state, batch, *, apply, loss, metrics, vjp, key, train):
+def supervised(params, state, batch, *, apply, loss, metrics, vjp, key=None, train=False):
     """sum_i a_i l_i, the shares a_i being constants: dl_i = a_i; then the loss's rule, then the
     network's."""
     x, target, weight = unpack(batch)

@@ -11,11 +11,13 @@ from funcnet.pairs import Network, number
 def kept(key, rate, x):
     """Which elements stay, bool of x's shape, and the factor 1 / (1 - rate) in x's dtype.
 
-    At rate 1 nothing stays and the factor is 1, so that no infinity is formed.
+    The draw is the same whatever x's precision. At rate 1 nothing stays and the factor is 1, so
+    that no infinity is formed.
     """
     keep = 1.0 - jnp.asarray(rate, jnp.promote_types(x.dtype, jnp.float32))
+    probability = jax.lax.stop_gradient(keep).astype(jnp.float32)
     factor = 1.0 / jnp.where(keep > 0.0, keep, 1.0)
-    return jax.random.bernoulli(key, jax.lax.stop_gradient(keep), x.shape), factor.astype(x.dtype)
+    return jax.random.bernoulli(key, probability, x.shape), factor.astype(x.dtype)
 
 
 def dropout_apply(params, state, x, *, key=None, train=False, rate):

@@ -1,0 +1,276 @@
+"""Every hand-written rule against `jax.vjp`, differences and float64, and every rule mutated."""
+
+import functools
+import inspect
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
+from protocol import CASES, KEYED, error_of_rule, jacobians, problem, random_like, relative
+
+import funcnet as fn
+from funcnet import chain_rule
+from funcnet.chain_rule import activations, layers, losses
+
+by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@by_case
+def test_rule_agrees_with_vjp_in_float64(case):
+    with jax.enable_x64(True):
+        assert error_of_rule(case, jnp.float64) <= 1e-12
+
+
+@by_case
+def test_rule_agrees_with_vjp_in_float32(case):
+    assert error_of_rule(case, jnp.float32) <= 1e-5
+
+
+# A kink within the stencil's reach would spoil the difference, not the rule: the inputs are fixed.
+@by_case
+def test_whole_jacobian_agrees_with_differences(case):
+    with jax.enable_x64(True):
+        by_hand, by_differences = jacobians(case)
+        assert relative(by_hand, by_differences) <= 1e-7
+
+
+# Of a single number, either error is a matter of luck.
+@pytest.mark.parametrize("case", [c for c in CASES if c.shape != (1,)], ids=lambda case: case.name)
+def test_rule_in_bfloat16_is_as_good_as_autodiff(case):
+    plain, hand, inputs = problem(case, jnp.bfloat16)
+    with jax.enable_x64(True):
+        exact, _, _ = problem(case, jnp.float64)
+        wide = jax.tree.map(lambda a: a.astype(jnp.float64), inputs)
+        y, pullback = jax.vjp(exact, wide)
+        dy = random_like(y, 4, jnp.bfloat16)
+        (truth,) = pullback(dy.astype(y.dtype))
+    y, pullback = jax.vjp(plain, inputs)
+    (auto,) = pullback(dy.astype(y.dtype))
+    y_hand, hand_pullback = hand(inputs)
+    error = relative(hand_pullback(dy.astype(y_hand.dtype)), truth)
+    assert error <= 2e-2
+    assert error <= max(1.5 * relative(auto, truth), 1e-6)
+
+
+NETWORK = fn.serial(
+    fn.flatten, fn.dense(6, 5), fn.gelu, fn.dropout(0.4), fn.dense(5, 4), fn.silu, fn.dense(4, 3)
+)
+LOSS = Partial(
+    fn.fix(fn.cross_entropy, ignore_label=-1), label_smoothing=0.1, weight=np.array([0.5, 1.0, 2.0])
+)
+TASK = fn.supervised(NETWORK, LOSS, metrics={"accuracy": fn.accuracy})
+
+
+def whole(dtype, rows=8):
+    """A network with everything in it: its parameters, state and a weighted batch."""
+    params, state = NETWORK.init(jax.random.key(1))
+    x = random_like(jax.ShapeDtypeStruct((rows, 2, 3), dtype), 6, dtype)
+    labels = jnp.arange(rows) % 4 - 1
+    weight = 1.0 + jnp.arange(rows, dtype=dtype) / 3
+    return random_like(params, 7, dtype), state, (x, labels, weight)
+
+
+AUTO = jax.value_and_grad(TASK.loss, has_aux=True)
+HAND = chain_rule.value_and_grad(TASK)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-11), ("float32", 1e-4)])
+def test_whole_network_agrees_with_grad(dtype, bound):
+    with jax.enable_x64(dtype == "float64"):
+        arguments = whole(jnp.dtype(dtype))
+        auto = jax.jit(functools.partial(AUTO, **KEYED))(*arguments)
+        hand = jax.jit(functools.partial(HAND, **KEYED))(*arguments)
+        assert jax.tree.structure(auto) == jax.tree.structure(hand)
+        assert relative(hand, auto) <= bound
+
+
+def test_three_witnesses_agree_and_the_remainder_is_quadratic():
+    with jax.enable_x64(True):
+        params, state, batch = whole(jnp.float64)
+        errors = fn.check_gradients(TASK.loss, params, state, batch, **KEYED)
+        assert errors.hand_autodiff <= 1e-11
+        assert max(errors) <= 1e-6
+        value, grads = jax.jit(functools.partial(HAND, **KEYED))(params, state, batch)
+        direction = random_like(params, 8, jnp.float64)
+        slope = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, direction))))
+
+        @jax.jit
+        def remainder(step):
+            moved = jax.tree.map(lambda p, d: p + step * d, params, direction)
+            return abs(TASK.loss(moved, state, batch, **KEYED)[0] - value[0] - step * slope)
+
+        steps = np.logspace(-2, -5, 7)
+        logs = np.log([float(remainder(step)) for step in steps])
+        np.testing.assert_allclose(np.polyfit(np.log(steps), logs, 1)[0], 2.0, atol=0.1)
+
+
+def test_under_vmap_and_scan():
+    params, state, (x, labels, weight) = whole(jnp.float32)
+    split = jax.tree.map(lambda a: a.reshape(4, 2, *a.shape[1:]), (x, labels, weight))
+
+    def both(engine):
+        def grads(batch):
+            return engine(params, state, batch, **KEYED)[1]
+
+        batched = jax.jit(jax.vmap(grads))(split)
+        scanned = jax.jit(lambda: jax.lax.map(grads, split))()
+        return batched, scanned
+
+    assert relative(both(HAND), both(AUTO)) <= 1e-4
+
+
+def test_sharded_over_four_devices():
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
+    params, state, batch = whole(jnp.float32)
+    hand = jax.jit(functools.partial(HAND, **KEYED))
+    sharded = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("batch")))
+    replicated = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    assert len(sharded[0].devices()) == 4
+    assert relative(hand(replicated, state, sharded), hand(params, state, batch)) <= 1e-5
+
+
+def test_training_through_either_engine_is_the_same():
+    data = (np.random.default_rng(0).normal(size=(20, 2, 3)), np.arange(20) % 3)
+    results = []
+    with jax.enable_x64(True):
+        for engine in (jax.value_and_grad, chain_rule.value_and_grad):
+            trainer = fn.trainer(TASK, fn.adam(1e-2), engine)
+            run = functools.partial(fn.run, steps=100, batch_size=7)
+            results.append(jax.jit(run)(trainer, data, jax.random.key(2)))
+        auto, hand = results
+        assert auto.loss[-20:].mean() < 0.9 * auto.loss[:20].mean()
+        assert relative(hand.loss, auto.loss) <= 1e-10
+        assert relative(hand.state.params, auto.state.params) <= 1e-10
+
+
+def test_a_function_without_a_rule_is_named_and_a_rule_can_be_passed():
+    network = fn.serial(fn.dense(3, 2), fn.activation(jnp.sin))
+    params, state = network.init(jax.random.key(0))
+    x, dy = jnp.ones((4, 3)), jnp.ones((4, 2))
+    with pytest.raises(NotImplementedError, match=r"no rule for sin.*rules=\{\*\*RULES, sin"):
+        chain_rule.vjp(network.apply, params, state, x, key=None, train=False)
+    rules = {
+        **chain_rule.RULES,
+        jnp.sin: lambda x: (jnp.sin(x), lambda dy: (jnp.cos(x) * dy,)),
+    }
+    _, pullback, _ = chain_rule.vjp(
+        network.apply, params, state, x, key=None, train=False, rules=rules
+    )
+    _, wanted = jax.vjp(lambda p, x: network.apply(p, state, x)[0], params, x)
+    assert relative(pullback(dy), wanted(dy)) <= 1e-6
+
+
+def test_check_gradients_finds_a_wrong_rule_and_refuses_float32():
+    network = fn.serial(fn.dense(3, 2), fn.tanh)
+    with pytest.raises(ValueError, match="needs float64"):
+        fn.check_gradients(network.apply, *network.init(jax.random.key(0)), jnp.ones((2, 3)))
+    wrong = {**chain_rule.RULES, jnp.tanh: lambda x: (jnp.tanh(x), lambda dy: (dy,))}
+    with jax.enable_x64(True):
+        primals = (*network.init(jax.random.key(0)), jnp.ones((2, 3)))
+        fn.check_gradients(network.apply, *primals, key=None, train=False)
+        with pytest.raises(AssertionError, match="hand against autodiff"):
+            fn.check_gradients(network.apply, *primals, rules=wrong, key=None, train=False)
+
+
+# (module, rule, what it says, what the mutant says): a term dropped, a sign flipped, a factor of
+# 1.001, a wrong axis, a mask missing.
+MUTANTS = [
+    (layers, "dense", "dy @ weight.T", "-(dy @ weight.T)"),
+    (layers, "dense", "rows.T @ deltas", "1.001 * rows.T @ deltas"),
+    (layers, "dense", "rows.T @ deltas", "jnp.flip(rows, 0).T @ deltas"),
+    (layers, "dense", "deltas.sum(axis=0)", "deltas.mean(axis=0)"),
+    (layers, "dense", "deltas.sum(axis=0)", "0.0 * deltas.sum(axis=0)"),
+    (layers, "dropout", "jnp.where(mask, factor * dy, 0.0)", "factor * dy"),
+    (layers, "dropout", "factor * dy", "dy"),
+    (layers, "flatten", "dy.reshape(x.shape)", "1.001 * dy.reshape(x.shape)"),
+    (layers, "flatten", "dy.reshape(x.shape)", "jnp.flip(dy, -1).reshape(x.shape)"),
+    (layers, "identity", "((), dy)", "((), -dy)"),
+    (layers, "activation", "*pullback(dy)", "*pullback(dy * y)"),
+    (layers, "serial", "reversed(grads)", "grads"),
+    (layers, "serial", "grads.append(layer_grads)", "grads.insert(0, layer_grads)"),
+    (activations, "relu", "jnp.where(x > 0.0, dy, 0.0)", "dy"),
+    (activations, "leaky", "slope * dy", "dy"),
+    (activations, "leaky", "slope * dy", "0.0 * dy"),
+    (activations, "tanh", "(1.0 + y) * dy", "dy"),
+    (activations, "sigmoid", "y * logistic(-x)", "1.001 * y * logistic(-x)"),
+    (activations, "sigmoid", "logistic(-x)", "logistic(x)"),
+    (activations, "softplus", "(logistic(x) * dy,)", "(logistic(-x) * dy,)"),
+    (activations, "silu", "1.0 + x * logistic(-x)", "1.0"),
+    (activations, "elu", "jnp.where(x > 0.0, dy, alpha * jnp.exp(below) * dy)", "dy"),
+    (activations, "gelu", "phi_cdf + x * slope", "phi_cdf"),
+    (activations, "gelu", "phi_cdf + x * slope", "phi_cdf - x * slope"),
+    (activations, "gelu", "3.0 * 0.044715", "0.044715"),
+    (losses, "mean_squared_error", "2.0 * (p - t)", "(p - t)"),
+    (losses, "mean_squared_error", "(p - t) *", "(t - p) *"),
+    (losses, "mean_squared_error", "per_output(dvalues, p)", "per_output(dvalues, p[..., :1])"),
+    (losses, "binary_cross_entropy", "logistic(z) - t", "1.001 * (logistic(z) - t)"),
+    (losses, "binary_cross_entropy", "logistic(z) - t", "logistic(z)"),
+    (losses, "cross_entropy", "* targets.sum(axis=-1, keepdims=True) - targets", "- targets"),
+    (losses, "cross_entropy", "factor * dvalues", "factor * dvalues.mean()"),
+    (losses, "cross_entropy", "factor * dvalues", "dvalues"),
+    (losses, "cross_entropy", "targets.sum(axis=-1", "targets.sum(axis=0"),
+    (losses, "supervised", "share.loss * delta", "delta"),
+    (losses, "supervised", "share.loss * delta", "share.metric * delta"),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "text", "mutation"), MUTANTS)
+def test_every_mutant_is_killed(module, name, text, mutation):
+    rule = getattr(module, name)
+    source = inspect.getsource(rule)
+    assert text in source
+    namespace = dict(vars(module))
+    exec(source.replace(text, mutation), namespace)
+    mutant, rules = namespace[name], dict(chain_rule.RULES)
+    for function, entry in chain_rule.RULES.items():
+        if entry is rule:
+            rules[function] = mutant
+        elif isinstance(entry, chain_rule.Recursive) and entry.rule is rule:
+            rules[function] = chain_rule.Recursive(mutant)
+    with jax.enable_x64(True):
+        assert any(caught(check, rules) for check in checks(name))
+
+
+def checks(name):
+    """The comparisons that hold the rule of that name to account."""
+    if name == "supervised":
+        return [lambda rules: whole_error(rules)]
+    stem = {"mean_squared_error": "mse", "binary_cross_entropy": "bce", "cross_entropy": "ce"}
+    stem = {**stem, "leaky": "leaky_relu", "activation": "tanh"}.get(name, name)
+    cases = [case for case in CASES if case.name.startswith(stem)]
+    assert cases
+    return [functools.partial(lambda c, rules: error_of_rule(c, jnp.float64, rules), c) for c in cases]
+
+
+def whole_error(rules):
+    arguments = whole(jnp.float64)
+    hand = chain_rule.value_and_grad(TASK, rules=rules)(*arguments, **KEYED)
+    return relative(hand, AUTO(*arguments, **KEYED))
+
+
+def caught(check, rules):
+    try:
+        return not check(rules) <= 1e-7
+    except (AssertionError, TypeError, ValueError):
+        return True
+
+
+def test_no_automatic_differentiation_in_the_folder():
+    word = re.compile(
+        r"jax\.(grad|vjp|jvp|linearize|value_and_grad|jacobian|jacfwd|jacrev|hessian|checkpoint)\b"
+        r"|custom_(vjp|jvp|gradient)|linear_transpose|\bad\."
+    )
+    docstring = re.compile(r'""".*?"""', re.DOTALL)
+    files = sorted(Path(chain_rule.__file__).parent.glob("*.py"))
+    assert len(files) >= 5
+    for file in files:
+        code = docstring.sub("", file.read_text())
+        assert not word.search(code), file.name
+        assert not re.search(r"^from jax import|^from jax\.", code, re.M) or re.findall(
+            r"^from jax.*$", code, re.M
+        ) == ["from jax.lax import erfc"], file.name
