@@ -2,10 +2,10 @@
 
     pip install -e . optax torch && python benchmarks/run_cost.py [--json FILE]
 
-An MLP 64-64-10 on all 1,797 digits, Adam, batch 32, two CPU threads. The JAX peer is the customary whole
-run: a scan over epochs, each of which sorts a fresh permutation and scans over its batches. The
-PyTorch peer is the customary loop. Contestants are first shown to compute the same losses from the
-same parameters and batches, then timed in turn; quoted are the ratios of each round to funcnet's.
+An MLP 64-64-10 on all 1,797 digits, Adam, batch 32, two CPU threads. The JAX peer is the customary
+whole run: a scan over epochs, each of which sorts a fresh permutation and scans over its batches.
+The PyTorch peer is the customary loop. Contestants are first shown to compute the same losses from
+the same parameters and batches, then timed in turn; quoted are each round's ratios to funcnet.
 """
 
 import argparse

@@ -1,6 +1,8 @@
 """Training networks in JAX as pure functions: one run, jitted, vmapped, differentiated."""
 
-from funcnet import chain_rule, datasets
+import importlib
+from typing import TYPE_CHECKING
+
 from funcnet.combine import mlp, serial
 from funcnet.layers.activation import (
     activation,
@@ -31,13 +33,36 @@ from funcnet.optimizers import (
     rmsprop,
     sgd,
 )
-from funcnet.pairs import Network, Optimizer, Task, Trainer, fix
+from funcnet.pairs import Network, Optimizer, Task, Trainer, fix, hyperparameters
 from funcnet.schedules import constant, inverse_time, warmup_cosine
 from funcnet.shuffle import batch_indices
 from funcnet.task import supervised
 from funcnet.training import Result, RunState, evaluate, resume, run, trainer
-from funcnet.verify import GradientErrors, check_gradients
 from funcnet.version import __version__
+
+if TYPE_CHECKING:
+    from funcnet import chain_rule, datasets
+    from funcnet.verify import GradientErrors, check_gradients
+
+LATE = {
+    "chain_rule": "chain_rule",
+    "datasets": "datasets",
+    "GradientErrors": "verify",
+    "check_gradients": "verify",
+}
+"""What training does not need, and so is imported at its first use only."""
+
+
+def __getattr__(name: str):
+    if name not in LATE:
+        raise AttributeError(f"module 'funcnet' has no attribute {name!r}")
+    module = importlib.import_module(f"funcnet.{LATE[name]}")
+    return module if LATE[name] == name else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 __all__ = [
     "GradientErrors",
@@ -58,8 +83,8 @@ __all__ = [
     "binary_cross_entropy",
     "chain",
     "chain_rule",
-    "clip_by_global_norm",
     "check_gradients",
+    "clip_by_global_norm",
     "constant",
     "cross_entropy",
     "datasets",
@@ -71,6 +96,7 @@ __all__ = [
     "flatten",
     "gelu",
     "global_norm",
+    "hyperparameters",
     "identity",
     "inverse_time",
     "leaky_relu",

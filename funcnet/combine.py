@@ -1,5 +1,6 @@
 """Networks made of networks; each result is again a `Network`."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -8,7 +9,7 @@ from jax.tree_util import Partial
 
 from funcnet.layers.activation import relu
 from funcnet.layers.linear import Initializer, dense, lecun_normal
-from funcnet.pairs import Network
+from funcnet.pairs import Network, partial
 
 
 def serial_init(key, *, inits):
@@ -44,8 +45,8 @@ def serial(*networks: Network) -> Network:
         if not isinstance(network, Network):
             raise TypeError(f"serial expects networks, got {network!r} at position {index}")
     return Network(
-        Partial(serial_init, inits=tuple(network.init for network in networks)),
-        Partial(serial_apply, layers=tuple(network.apply for network in networks)),
+        Partial(serial_init, inits=tuple(partial(network.init) for network in networks)),
+        Partial(serial_apply, layers=tuple(partial(network.apply) for network in networks)),
     )
 
 
@@ -62,6 +63,6 @@ def mlp(
     if len(sizes) < 2:
         raise ValueError(f"mlp expects at least an input and an output size, got {sizes!r}")
     layers: list[Network] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [dense(fan_in, fan_out, weight_init=weight_init, bias_init=bias_init), activation]
     return serial(*layers[:-1])

@@ -7,6 +7,7 @@ an argument that `grad` can differentiate.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -134,6 +135,23 @@ def unbind(func: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]
         bound = {**keywords, **bound}
         func = func.func
     return func, bound
+
+
+def hyperparameters(pair: Tree) -> dict[str, Any]:
+    """Every number in a pair by its name, such as `{"step.update.learning_rate.value": 0.001}`.
+
+    Of a gradient with respect to a pair, the derivative for each of them.
+    """
+
+    def name(key):
+        if isinstance(key, jax.tree_util.FlattenedIndexKey):
+            return []
+        return [jax.tree_util.keystr((key,), simple=True)]
+
+    return {
+        ".".join(itertools.chain(*map(name, path))): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(pair)[0]
+    }
 
 
 def number(name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> Any:

@@ -1,4 +1,4 @@
-"""Schedules: `step -> value`, the first step being 0. Their numbers, lengths included, are leaves."""
+"""Schedules, `step -> value`, the first step being 0; their numbers, lengths too, are leaves."""
 
 import jax.numpy as jnp
 from jax.tree_util import Partial

@@ -114,6 +114,6 @@ def supervised(
         raise ValueError(f"metric names {taken} are taken; funcnet reports {list(RESERVED)}")
     bound = {name: partial(metric) for name, metric in metrics.items()}
     return Task(
-        network.init,
-        Partial(supervised_loss, apply=network.apply, loss=partial(loss), metrics=bound),
+        partial(network.init),
+        Partial(supervised_loss, apply=partial(network.apply), loss=partial(loss), metrics=bound),
     )

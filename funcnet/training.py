@@ -9,7 +9,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from funcnet.optimizers import apply_updates, global_norm
-from funcnet.pairs import Optimizer, Task, Trainer, Tree, fix
+from funcnet.pairs import Optimizer, Task, Trainer, Tree, fix, partial
 from funcnet.shuffle import batch_indices
 
 
@@ -79,8 +79,12 @@ def trainer(
         raise TypeError(f"trainer expects an Optimizer, got {optimizer!r}")
     init, update = optimizer
     return Trainer(
-        Partial(trainer_init, task_init=task.init, optimizer_init=init),
-        Partial(fix(trainer_step, value_and_grad=value_and_grad), loss=task.loss, update=update),
+        Partial(trainer_init, task_init=partial(task.init), optimizer_init=partial(init)),
+        Partial(
+            fix(trainer_step, value_and_grad=value_and_grad),
+            loss=partial(task.loss),
+            update=partial(update),
+        ),
     )
 
 

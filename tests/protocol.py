@@ -1,6 +1,7 @@
 """The cases and measures by which a hand-written rule is compared with other witnesses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ class Case(NamedTuple):
     function: Any
     shape: tuple[int, ...]
     target: Any = None
-    context: dict[str, Any] = {}
+    context: Mapping[str, Any] = MappingProxyType({})
 
 
 class Problem(NamedTuple):

@@ -97,7 +97,9 @@ def test_three_witnesses_agree_and_the_remainder_is_quadratic():
         assert max(errors) <= 1e-6
         value, grads = jax.jit(functools.partial(HAND, **KEYED))(params, state, batch)
         direction = random_like(params, 8, jnp.float64)
-        slope = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, direction))))
+        slope = sum(
+            jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, direction)), strict=True)
+        )
 
         @jax.jit
         def remainder(step):
@@ -244,7 +246,9 @@ def checks(name):
     stem = {**stem, "leaky": "leaky_relu", "activation": "tanh"}.get(name, name)
     cases = [case for case in CASES if case.name.startswith(stem)]
     assert cases
-    return [functools.partial(lambda c, rules: error_of_rule(c, jnp.float64, rules), c) for c in cases]
+    return [
+        functools.partial(lambda c, rules: error_of_rule(c, jnp.float64, rules), c) for c in cases
+    ]
 
 
 def whole_error(rules):

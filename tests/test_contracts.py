@@ -39,7 +39,9 @@ def use_optimizer(optimizer):
 
 def use_network(network):
     params, state = network.init(KEY)
-    return jnp.sum(jnp.sin(network.apply(params, state, jnp.asarray(X, float), key=KEY, train=True)[0]))
+    return jnp.sum(
+        jnp.sin(network.apply(params, state, jnp.asarray(X, float), key=KEY, train=True)[0])
+    )
 
 
 def use_schedule(schedule):
@@ -259,7 +261,7 @@ def test_what_would_hide_numbers_is_refused():
         fn.fix(fn.cross_entropy, weight=jnp.ones(3))
     with pytest.raises(ValueError, match="by keyword"):
         unbind(Partial(fn.cross_entropy, 1.0))
-    with pytest.raises(TypeError, match="serial expects networks, got .* at position 1"):
+    with pytest.raises(TypeError, match=r"serial expects networks, got .* at position 1"):
         fn.serial(fn.relu, jax.nn.relu)
     with pytest.raises(TypeError, match="supervised expects a Network"):
         fn.supervised(jax.nn.relu, fn.cross_entropy)

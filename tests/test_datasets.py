@@ -14,7 +14,12 @@ IMAGES = {"train": 7, "t10k": 3}
 
 def test_digits():
     (x, y), (x_test, y_test) = fn.datasets.digits()
-    assert (x.shape, y.shape, x_test.shape, y_test.shape) == ((1198, 64), (1198,), (599, 64), (599,))
+    assert (x.shape, y.shape, x_test.shape, y_test.shape) == (
+        (1198, 64),
+        (1198,),
+        (599, 64),
+        (599,),
+    )
     assert x.dtype == x_test.dtype == np.float32
     assert y.dtype == y_test.dtype == np.int32
     assert (x.min(), x.max()) == (0.0, 1.0)
@@ -64,7 +69,11 @@ def swap_magic(data):
 
 
 DAMAGES = [
-    ("t10k-images-idx3-ubyte", cut, r"is truncated: shape \(3, 28, 28\) takes 2368 bytes, got 2367"),
+    (
+        "t10k-images-idx3-ubyte",
+        cut,
+        r"is truncated: shape \(3, 28, 28\) takes 2368 bytes, got 2367",
+    ),
     ("t10k-images-idx3-ubyte", lambda d: d + b"\0", "is too long"),
     ("t10k-images-idx3-ubyte", lambda d: d[:9], "is truncated: its header"),
     ("t10k-images-idx3-ubyte", swap_magic, "begin with 00 00 08 03, got 00 00 08 01"),
@@ -88,5 +97,7 @@ def test_a_damaged_file_is_named(folder, name, damage, message):
 
 def test_a_missing_file_is_named(folder):
     (folder / "train-labels-idx1-ubyte").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no train-labels in .*train-labels-idx1-ubyte\.gz"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no train-labels in .*train-labels-idx1-ubyte\.gz"
+    ):
         fn.datasets.mnist(folder)

@@ -89,11 +89,13 @@ def test_dropout():
     np.testing.assert_allclose((np.asarray(twice) != 0.0).mean(), 0.49, atol=0.01)
     np.testing.assert_array_equal(fn.dropout(1.0).apply((), (), x, key=KEY, train=True)[0], 0.0)
     np.testing.assert_array_equal(fn.dropout(0.0).apply((), (), x, key=KEY, train=True)[0], x)
-    wide = jax.jit(lambda r: fn.dropout(r).apply((), (), x[:9].astype(jnp.bfloat16), key=KEY,
-                                                 train=True)[0])(jnp.float32(0.3))
+    wide = jax.jit(
+        lambda r: fn.dropout(r).apply((), (), x[:9].astype(jnp.bfloat16), key=KEY, train=True)[0]
+    )(jnp.float32(0.3))
     assert wide.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(wide != 0.0, np.asarray(
-        network.apply((), (), x[:9], key=KEY, train=True)[0] != 0.0))
+    np.testing.assert_array_equal(
+        wide != 0.0, np.asarray(network.apply((), (), x[:9], key=KEY, train=True)[0] != 0.0)
+    )
 
 
 def test_serial_nests_and_no_layer_is_the_identity():
@@ -106,15 +108,18 @@ def test_serial_nests_and_no_layer_is_the_identity():
     np.testing.assert_array_equal(fn.serial().apply((), (), X)[0], X)
 
 
+PARAMS, STATE = fn.dense(64, 2).init(KEY)
 WRONG = [
     (lambda: fn.dense(0, 3), "fan_in to be a positive integer, got 0"),
     (lambda: fn.dense(3, 2.0), "fan_out to be a positive integer, got 2.0"),
     (lambda: fn.mlp((3,)), "at least an input and an output size"),
-    (lambda: fn.dense(64, 2).apply(fn.dense(64, 2).init(KEY)[0], (), jnp.ones((32, 8, 8))),
-     r"dense expects 64 features in the last axis, got x of shape \(32, 8, 8\)"),
-    (lambda: fn.relu.apply and fn.flatten.apply((), (), jnp.float32(1.0)), "flatten expects a batch"),
-    (lambda: fn.serial(fn.relu, fn.relu).apply(((),), ((), ()), X), "serial has 2 layers, got params for 1"),
-]  # fmt: skip
+    (
+        lambda: fn.dense(64, 2).apply(PARAMS, STATE, jnp.ones((32, 8, 8))),
+        r"dense expects 64 features in the last axis, got x of shape \(32, 8, 8\)",
+    ),
+    (lambda: fn.flatten.apply((), (), jnp.float32(1.0)), "flatten expects a batch"),
+    (lambda: fn.serial(fn.relu).apply((), ((),), X), "serial has 1 layers, got params for 0"),
+]
 
 
 @pytest.mark.parametrize(("make", "message"), WRONG, ids=[w[1][:30] for w in WRONG])

@@ -1,6 +1,4 @@
-"""Runs: the three forms of descent against NumPy, resuming, sweeping, differentiating, evaluating."""
-
-import functools
+"""Runs: three forms of descent against NumPy, resuming, sweeping, differentiating, evaluating."""
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +76,9 @@ def test_resuming_is_bit_equal_at_any_step_also_through_the_host():
         state = state._replace(key=jax.random.wrap_key_data(state.key))
         second = resume(build(), (X, LABELS), state, steps=30 - stop, batch_size=8)
         joined = jax.tree.map(lambda a, b: jnp.append(a, b), first[1:], second[1:])
-        for a, b in zip(jax.tree.leaves((second.state, joined)), jax.tree.leaves(whole)):
+        for a, b in zip(
+            jax.tree.leaves((second.state, joined)), jax.tree.leaves(whole), strict=True
+        ):
             assert (a == b).all()
 
 
@@ -90,7 +90,7 @@ def test_step_by_step_in_python_is_the_scan():
         rows = fn.batch_indices(run_keys(state.key)[0], index, 20, 8)
         state, metrics = step(state, (X[rows], LABELS[rows]))
         assert metrics["loss"] == whole.loss[index]
-    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.state.params)):
+    for a, b in zip(*map(jax.tree.leaves, (state.params, whole.state.params)), strict=True):
         assert (a == b).all()
 
 
@@ -203,7 +203,7 @@ def test_a_task_of_ones_own():
     def loss(params, state, batch, *, key=None, train=False):
         return jnp.sum((params - batch["points"].mean(axis=0)) ** 2), (state, {})
 
-    trainer = fn.trainer(fn.Task(Partial(init), Partial(loss)), fn.sgd(0.25))
+    trainer = fn.trainer(fn.Task(init, loss), fn.sgd(0.25))
     result = run(trainer, {"points": Y}, KEY, steps=60, batch_size=None)
     np.testing.assert_allclose(result.state.params, Y.mean(axis=0), rtol=1e-5)
     assert set(result.metrics) == {"gradient_norm", "learning_rate"}
@@ -235,7 +235,7 @@ def test_bad_data_says_so(data, size, message):
 
 def test_bad_arguments_say_so():
     trainer = fn.trainer(fn.supervised(fn.dense(3, 3), fn.cross_entropy), fn.sgd(0.1))
-    with pytest.raises(ValueError, match="integer labels .* got labels of shape .* float32"):
+    with pytest.raises(ValueError, match=r"integer labels .* got labels of shape .* float32"):
         fn.run(trainer, (X, LABELS.astype(np.float32)), KEY, steps=1, batch_size=4)
     with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
         fn.run(trainer, (X, LABELS), KEY, steps=-1, batch_size=4)
@@ -245,6 +245,6 @@ def test_bad_arguments_say_so():
         fn.evaluate(fn.Trainer(trainer.init, lambda s, b: s), trainer.init(KEY), (X, LABELS))
     with pytest.raises(ValueError, match=r"metric names \['loss'\] are taken"):
         fn.supervised(fn.dense(3, 3), fn.cross_entropy, metrics={"loss": fn.accuracy})
+    task = fn.supervised(fn.identity, fn.cross_entropy, metrics={"m": lambda p, t: p})
     with pytest.raises(ValueError, match="one value per loss value"):
-        task = fn.supervised(fn.identity, fn.cross_entropy, metrics={"m": lambda p, t: p})
         task.loss((), (), (X, LABELS))

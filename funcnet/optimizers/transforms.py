@@ -6,7 +6,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import plus_scaled, scaled
-from funcnet.pairs import Optimizer, number
+from funcnet.pairs import Optimizer, number, partial
 
 
 def apply_updates(params, updates):
@@ -35,8 +35,8 @@ def chain(*optimizers: Optimizer) -> Optimizer:
         if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
             raise TypeError(f"chain expects optimizers, got {optimizer!r} at position {index}")
     return Optimizer(
-        Partial(chain_init, inits=tuple(init for init, _ in optimizers)),
-        Partial(chain_update, updates=tuple(update for _, update in optimizers)),
+        Partial(chain_init, inits=tuple(partial(init) for init, _ in optimizers)),
+        Partial(chain_update, updates=tuple(partial(update) for _, update in optimizers)),
     )
 
 
