@@ -20,7 +20,7 @@ def widen(x):
 
 def per_example(values):
     """The mean over all axes but the first: [n, ...] -> [n]."""
-    return values.reshape(values.shape[0], -1).mean(axis=1) if values.ndim > 1 else values
+    return values.mean(axis=tuple(range(1, values.ndim)))
 
 
 def same_shape(name, prediction, target):
@@ -99,9 +99,11 @@ def soft_targets(logits, labels, weight, label_smoothing, ignore_label):
     classes = logits.shape[-1]
     if check_labels(logits, labels, ignore_label):
         labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
-        factor = jnp.where((labels >= 0) & (labels < classes), 1.0, jnp.nan).astype(logits.dtype)
+        wrong = (labels < 0) | (labels >= classes)
+        factor = jnp.where(wrong, jnp.nan, 1.0).astype(logits.dtype)
         factor = jnp.where(ignored(labels, ignore_label), 0.0, factor)
-        targets = labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
+        # A label that is no class takes all of them, so that its NaN reaches each logit's gradient.
+        targets = (labels[..., None] == jnp.arange(classes)) | wrong[..., None]
     else:
         factor = jnp.ones(labels.shape[:-1], logits.dtype)
         targets = labels.astype(logits.dtype)
@@ -121,7 +123,8 @@ def inner(targets, log_p):
     """sum_k T_k log p_k, in which 0 times -inf is 0."""
     if targets.dtype == bool:
         return jnp.where(targets, log_p, 0.0).sum(axis=-1)
-    return jnp.where(targets == 0.0, 0.0, targets * log_p).sum(axis=-1)
+    ruled_out = (targets == 0.0) & jnp.isneginf(log_p)
+    return (targets * jnp.where(ruled_out, 0.0, log_p)).sum(axis=-1)
 
 
 def cross_entropy(logits, labels, *, weight=None, label_smoothing=None, ignore_label=None):
@@ -147,7 +150,8 @@ def cross_entropy(logits, labels, *, weight=None, label_smoothing=None, ignore_l
 
 
 def cross_entropy_weights(labels, *, weight=None, label_smoothing=None, ignore_label=None):
-    """w_y for a label y, 0 for an ignored one, sum_k y_k w_k for probabilities; None for all 1."""
+    """w_y for a label y, 0 for an ignored one, NaN for one that is no class; sum_k y_k w_k for
+    probabilities; None for all 1."""
     if weight is None and ignore_label is None:
         return None
     labels = jnp.asarray(labels)
@@ -156,8 +160,9 @@ def cross_entropy_weights(labels, *, weight=None, label_smoothing=None, ignore_l
     values = jnp.ones(labels.shape)
     if weight is not None:
         weight = jnp.asarray(weight)
+        wrong = (labels < 0) | (labels >= weight.size)
         hot = labels[..., None] == jnp.arange(weight.size)
-        values = jnp.where(hot, weight, 0.0).sum(axis=-1)
+        values = jnp.where(wrong, jnp.nan, jnp.where(hot, weight, 0.0).sum(axis=-1))
     return jnp.where(ignored(labels, ignore_label), 0.0, values)
 
 

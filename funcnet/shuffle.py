@@ -42,11 +42,14 @@ def permute(index, epoch, seeds, n: int):
             column = (column + mix(row + seeds[seed + 1] ^ epoch_hash) % columns) % columns
         return row * columns + column
 
-    def walk(cell):
-        return jnp.where(cell >= n, network(cell), cell)
+    def walk(carry):
+        start, cell = carry
+        return start & False, jnp.where(start | (cell >= n), network(cell), cell)
 
-    start = (index + epoch_hash % n) % n
-    return lax.while_loop(lambda cell: (cell >= n).any(), walk, network(start))
+    start = (index.astype(jnp.uint32) + epoch_hash % n) % n
+    # All cells take a first turn; the loop holds the network once, which halves its compilation.
+    carry = (jnp.bool_(True), start)
+    return lax.while_loop(lambda carry: carry[0] | (carry[1] >= n).any(), walk, carry)[1]
 
 
 def position(step, n: int, batch_size: int):
@@ -72,7 +75,8 @@ def batch_indices(key: jax.Array, step, n: int, batch_size: int):
 
     A function of (key, step) alone. Each epoch is a fresh permutation of all n; where `batch_size`
     does not divide n, the batch that ends an epoch is filled up from the next one, so every
-    batch is full and every example counts once an epoch.
+    batch is full and every example counts once an epoch. Called from Python it is traced anew each
+    time: `jit` it where it is called often.
     """
     if not 1 <= batch_size <= n:
         raise ValueError(f"batch_size must be from 1 to the {n} examples, got {batch_size}")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcnet import chain_rule
 
-STEP = 1e-4
+STEP = 1e-6
 MULTIPLES, WEIGHTS = (-2, -1, 1, 2), (1 / 12, -2 / 3, 2 / 3, -1 / 12)  # 4th order, central
 
 

@@ -1,5 +1,7 @@
 """Rules of layers and of networks made of them: y, and (dparams, dx) from dy."""
 
+import math
+
 import jax.numpy as jnp
 
 from funcnet.combine import layer_keys
@@ -40,7 +42,8 @@ def dropout(params, state, x, *, rate, key=None, train=False):
 
 def flatten(params, state, x, *, key=None, train=False):
     """A reshape: dx has x's shape."""
-    return x.reshape(x.shape[0], -1), lambda dy: ((), dy.reshape(x.shape)), state
+    y = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    return y, lambda dy: ((), dy.reshape(x.shape)), state
 
 
 def identity(params, state, x, *, key=None, train=False):

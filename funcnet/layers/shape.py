@@ -1,5 +1,6 @@
 """Layers that move numbers and have none: `stateless` is what layers without parameters share."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ def stateless(apply: Callable[..., Any]) -> Network:
 def flatten_apply(params, state, x, *, key=None, train=False):
     if x.ndim < 1:
         raise ValueError("flatten expects a batch in the first axis, got a scalar")
-    return x.reshape(x.shape[0], -1), state
+    return x.reshape(x.shape[0], math.prod(x.shape[1:])), state
 
 
 flatten = stateless(flatten_apply)

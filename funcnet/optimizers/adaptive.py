@@ -1,4 +1,5 @@
-"""Optimizers that divide each coordinate by the size of its own gradients."""
+"""Optimizers that divide each coordinate by the size of its own gradients. Their sums and averages
+are kept in float32 at least, whatever the parameters' dtype."""
 
 from typing import Any, NamedTuple
 
@@ -9,9 +10,13 @@ from jax.tree_util import Partial
 from funcnet.optimizers.arithmetic import (
     bias_correction,
     moving_average,
+    narrowed,
     root_plus_eps,
     root_with_eps,
     scaled,
+    squared,
+    wide,
+    wide_zeros,
 )
 from funcnet.optimizers.descent import momentum as heavy_ball
 from funcnet.optimizers.descent import rate_at, sgd, sgd_init
@@ -23,7 +28,7 @@ from funcnet.schedules import as_schedule
 class AdagradState(NamedTuple):
     count: Any  # int32, updates made
     learning_rate: Any  # the one last used, 0 at first
-    sum: Any  # of squared gradients, like the parameters
+    sum: Any  # of squared gradients, like the parameters, in float32 at least
 
 
 class RmsState(NamedTuple):
@@ -42,23 +47,19 @@ class AdamState(NamedTuple):
     square: Any  # second moment
 
 
-def zeros_like(params):
-    return jax.tree.map(jnp.zeros_like, params)
-
-
 def adagrad_init(params):
-    return AdagradState(*sgd_init(params), zeros_like(params))
+    return AdagradState(*sgd_init(params), wide_zeros(params))
 
 
 def adagrad_update(grads, state, params=None, *, learning_rate, eps, initial_accumulator, root):
     rate = rate_at(learning_rate, state)
-    total = jax.tree.map(lambda s, g: s + g * g, state.sum, grads)
+    total = jax.tree.map(lambda s, g: s + g * g, state.sum, wide(grads))
 
     def step(g, s):
         return g / root(jnp.asarray(initial_accumulator, s.dtype) + s, eps)
 
-    updates = scaled(-rate, jax.tree.map(step, grads, total))
-    return updates, AdagradState(state.count + 1, rate, total)
+    updates = scaled(-rate, jax.tree.map(step, wide(grads), total))
+    return narrowed(updates, grads), AdagradState(state.count + 1, rate, total)
 
 
 def adagrad(
@@ -81,24 +82,24 @@ def adagrad(
 
 
 def rms_init(params):
-    return RmsState(zeros_like(params))
+    return RmsState(wide_zeros(params))
 
 
 def divide_by_rms(grads, state, params=None, *, one_minus_decay, eps, root):
-    square = moving_average(state.square, one_minus_decay, jax.tree.map(jnp.square, grads))
-    updates = jax.tree.map(lambda g, v: g / root(v, eps), grads, square)
-    return updates, RmsState(square)
+    square = moving_average(state.square, one_minus_decay, squared(grads))
+    updates = jax.tree.map(lambda g, v: g / root(v, eps), wide(grads), square)
+    return narrowed(updates, grads), RmsState(square)
 
 
 def centered_rms_init(params):
-    return CenteredRmsState(zeros_like(params), zeros_like(params))
+    return CenteredRmsState(wide_zeros(params), wide_zeros(params))
 
 
 def divide_by_deviation(grads, state, params=None, *, one_minus_decay, eps, root):
-    square = moving_average(state.square, one_minus_decay, jax.tree.map(jnp.square, grads))
+    square = moving_average(state.square, one_minus_decay, squared(grads))
     mean = moving_average(state.mean, one_minus_decay, grads)
-    updates = jax.tree.map(lambda g, v, m: g / root(v - m * m, eps), grads, square, mean)
-    return updates, CenteredRmsState(square, mean)
+    updates = jax.tree.map(lambda g, v, m: g / root(v - m * m, eps), wide(grads), square, mean)
+    return narrowed(updates, grads), CenteredRmsState(square, mean)
 
 
 def rmsprop(
@@ -136,13 +137,13 @@ def rmsprop(
 
 
 def adam_init(params):
-    return AdamState(*sgd_init(params), zeros_like(params), zeros_like(params))
+    return AdamState(*sgd_init(params), wide_zeros(params), wide_zeros(params))
 
 
 def adam_update(grads, state, params=None, *, learning_rate, one_minus_b1, one_minus_b2, eps):
     rate, count = rate_at(learning_rate, state), state.count + 1
     mean = moving_average(state.mean, one_minus_b1, grads)
-    square = moving_average(state.square, one_minus_b2, jax.tree.map(jnp.square, grads))
+    square = moving_average(state.square, one_minus_b2, squared(grads))
     # m / (1 - b1^t) is taken into the rate: one division an element, not three.
     step_size = rate / bias_correction(one_minus_b1, count)
     unbias = 1.0 / bias_correction(one_minus_b2, count)
@@ -151,7 +152,7 @@ def adam_update(grads, state, params=None, *, learning_rate, one_minus_b1, one_m
         return m / root_plus_eps(jnp.asarray(unbias, v.dtype) * v, eps)
 
     updates = scaled(-step_size, jax.tree.map(step, mean, square))
-    return updates, AdamState(count, rate, mean, square)
+    return narrowed(updates, grads), AdamState(count, rate, mean, square)
 
 
 def adam(learning_rate=1e-3, b1=0.9, b2=0.999, *, eps=1e-8) -> Optimizer:

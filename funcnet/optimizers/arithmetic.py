@@ -4,6 +4,27 @@ import jax
 import jax.numpy as jnp
 
 
+def wide(tree):
+    """The leaves in float32 at least: sums and averages of many steps are kept so, since in 16
+    bits a small addition to a large number, or a slow decay of it, is rounded away."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
+def wide_zeros(params):
+    """0 for each parameter, in float32 at least."""
+    return jax.tree.map(jnp.zeros_like, wide(params))
+
+
+def narrowed(tree, like):
+    """The leaves in the dtypes of their counterparts."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+
+
+def squared(tree):
+    """x^2 for each leaf x, in float32 at least."""
+    return jax.tree.map(jnp.square, wide(tree))
+
+
 def scaled(coefficient, tree):
     """coefficient * x for each leaf x."""
     return jax.tree.map(lambda x: jnp.asarray(coefficient, x.dtype) * x, tree)

@@ -2,11 +2,10 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcnet.optimizers.arithmetic import plus_scaled, scaled
+from funcnet.optimizers.arithmetic import narrowed, plus_scaled, scaled, wide, wide_zeros
 from funcnet.pairs import Optimizer, number
 from funcnet.schedules import as_schedule
 
@@ -19,7 +18,7 @@ class SgdState(NamedTuple):
 class MomentumState(NamedTuple):
     count: Any
     learning_rate: Any
-    velocity: Any  # like the parameters
+    velocity: Any  # like the parameters, in float32 at least
 
 
 def rate_at(schedule, state):
@@ -47,21 +46,22 @@ def sgd(learning_rate) -> Optimizer:
 
 
 def momentum_init(params):
-    return MomentumState(*sgd_init(params), jax.tree.map(jnp.zeros_like, params))
+    return MomentumState(*sgd_init(params), wide_zeros(params))
 
 
 def rate_after(grads, state, params=None, *, learning_rate, decay, dampening):
     rate = rate_at(learning_rate, state)
     share = jnp.where(state.count == 0, 1.0, 1.0 - dampening)
     velocity = plus_scaled(scaled(decay, state.velocity), share, grads)
-    return scaled(-rate, velocity), MomentumState(state.count + 1, rate, velocity)
+    updates = narrowed(scaled(-rate, velocity), grads)
+    return updates, MomentumState(state.count + 1, rate, velocity)
 
 
 def rate_inside(grads, state, params=None, *, learning_rate, decay, dampening):
     rate = rate_at(learning_rate, state)
     share = jnp.where(state.count == 0, 1.0, 1.0 - dampening)
     velocity = plus_scaled(scaled(decay, state.velocity), -rate * share, grads)
-    return velocity, MomentumState(state.count + 1, rate, velocity)
+    return narrowed(velocity, grads), MomentumState(state.count + 1, rate, velocity)
 
 
 def momentum(learning_rate, decay=0.9, *, dampening=0.0, rate_in_velocity=False) -> Optimizer:
@@ -83,9 +83,9 @@ def momentum(learning_rate, decay=0.9, *, dampening=0.0, rate_in_velocity=False)
 
 def nesterov_update(grads, state, params=None, *, learning_rate, decay):
     rate = rate_at(learning_rate, state)
-    velocity = plus_scaled(grads, decay, state.velocity)
-    updates = scaled(-rate, plus_scaled(grads, decay, velocity))
-    return updates, MomentumState(state.count + 1, rate, velocity)
+    velocity = plus_scaled(wide(grads), decay, state.velocity)
+    updates = scaled(-rate, plus_scaled(wide(grads), decay, velocity))
+    return narrowed(updates, grads), MomentumState(state.count + 1, rate, velocity)
 
 
 def nesterov(learning_rate, decay=0.9) -> Optimizer:

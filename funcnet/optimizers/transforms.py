@@ -11,7 +11,7 @@ from funcnet.pairs import Optimizer, number, partial
 
 def apply_updates(params, updates):
     """params + updates, leaf by leaf, in the parameters' dtypes."""
-    return plus_scaled(params, 1.0, updates)
+    return jax.tree.map(lambda p, u: jnp.asarray(p + u, jnp.result_type(p)), params, updates)
 
 
 def chain_init(params, *, inits):
@@ -47,10 +47,29 @@ def wide_leaves(tree):
 
 
 def scaled_norm(leaves):
-    """m sqrt(sum |x / m|^2), m the largest magnitude: no square leaves the range."""
+    """(m, r) with norm m r: m about the largest magnitude, r = sqrt(sum |x / m|^2), in range."""
     largest = jnp.stack([jnp.abs(x).max() for x in leaves]).max()
     largest = jnp.where((largest > 0.0) & jnp.isfinite(largest), largest, 1.0)
-    return largest * jnp.sqrt(sum(jnp.square(jnp.abs(x / largest)).sum() for x in leaves))
+    # A sixteenth, so that the scale has a reciprocal in range.
+    largest = jnp.where(largest > 1.0, largest / 16.0, largest)
+    return largest, jnp.sqrt(sum(jnp.square(jnp.abs(x / largest)).sum() for x in leaves))
+
+
+def norm_parts(tree):
+    """(m, r) with norm m r: m is 1 where no square leaves the range."""
+    leaves = wide_leaves(tree)
+    if not leaves:
+        return jnp.ones(()), jnp.zeros(())
+    square = sum(jnp.square(jnp.abs(x)).sum() for x in leaves)
+    limits = jnp.finfo(square.dtype)
+    exact = jnp.isfinite(square) & (square > limits.tiny / limits.eps)
+    # A loop of at most one turn: unlike `cond` it is skipped also under vmap.
+    _, parts = lax.while_loop(
+        lambda carry: ~carry[0],
+        lambda carry: (jnp.ones_like(exact), scaled_norm(leaves)),
+        (exact, (jnp.ones_like(square), jnp.sqrt(square))),
+    )
+    return parts
 
 
 @jax.custom_jvp
@@ -61,28 +80,53 @@ def global_norm(tree):
     it is taken again of the scaled numbers. Inf or NaN for a tree that holds one. Its derivative
     is x / |x|, and 0 at 0.
     """
-    leaves = wide_leaves(tree)
-    if not leaves:
-        return jnp.zeros(())
-    square = sum(jnp.square(jnp.abs(x)).sum() for x in leaves)
-    limits = jnp.finfo(square.dtype)
-    exact = jnp.isfinite(square) & (square > limits.tiny / limits.eps)
-    # A loop of at most one turn: unlike `cond` it is skipped also under vmap.
-    _, norm = lax.while_loop(
-        lambda carry: ~carry[0],
-        lambda carry: (jnp.ones_like(exact), scaled_norm(leaves)),
-        (exact, jnp.sqrt(square)),
-    )
-    return norm
+    scale, root = norm_parts(tree)
+    return scale * root
 
 
 @global_norm.defjvp
 def global_norm_jvp(primals, tangents):
     norm = global_norm(*primals)
-    inverse = 1.0 / jnp.where(norm == 0.0, 1.0, norm)
-    pairs = zip(wide_leaves(primals), wide_leaves(tangents), strict=True)
-    slope = sum((jnp.vdot(x * inverse, t).real for x, t in pairs), jnp.zeros_like(norm))
-    return norm, slope
+    return norm, along(primals, tangents, jnp.ones_like(norm), norm)
+
+
+def along(tree, tangents, scale, root):
+    """The tangents' component along a tree of norm scale * root; 0 for a tree of 0."""
+    root = jnp.where(root == 0.0, 1.0, root)
+    pairs = zip(wide_leaves(tree), wide_leaves(tangents), strict=True)
+    return sum((jnp.vdot(x / scale / root, t).real for x, t in pairs), jnp.zeros_like(root))
+
+
+def clip_factors(tree, max_norm):
+    """Whether the norm is within max_norm, and two factors whose product is max_norm / norm, which
+    alone might leave the range; both 1 within."""
+    scale, root = norm_parts(tree)
+    within = scale * root <= max_norm
+    factors = 1.0 / scale, max_norm / jnp.where(root == 0.0, 1.0, root)
+    return within, [jnp.where(within, 1.0, factor) for factor in factors]
+
+
+@jax.custom_jvp
+def clipped(tree, max_norm):
+    """The tree times min(1, max_norm / |tree|)."""
+    _, factors = clip_factors(tree, max_norm)
+    # A fence: without it XLA computes the norm again in every consumer of the factors.
+    first, second = lax.optimization_barrier(factors)
+    return scaled(second, scaled(first, tree))
+
+
+@clipped.defjvp
+def clipped_jvp(primals, tangents):
+    """d(c e) = e dc + (c / |g|) (dg - e (e . dg)) with e = g / |g|; dg within the limit."""
+    (tree, max_norm), (moved, max_moved) = primals, tangents
+    scale, root = norm_parts(tree)
+    within, (first, second) = clip_factors(tree, max_norm)
+    unit = scaled(1.0 / jnp.where(root == 0.0, 1.0, root), scaled(1.0 / scale, tree))
+    across = plus_scaled(moved, -along(tree, moved, scale, root), unit)
+    outside = plus_scaled(scaled(second, scaled(first, across)), max_moved, unit)
+    return clipped(tree, max_norm), jax.tree.map(
+        lambda inner, outer: jnp.where(within, inner, outer), moved, outside
+    )
 
 
 def stateless_init(params):
@@ -90,10 +134,7 @@ def stateless_init(params):
 
 
 def clip_update(grads, state, params=None, *, max_norm):
-    norm = global_norm(grads)
-    factor = jnp.minimum(1.0, max_norm / jnp.where(norm == 0.0, 1.0, norm))
-    # A fence: without it XLA computes the norm again in every consumer of the factor.
-    return scaled(lax.optimization_barrier(factor), grads), state
+    return clipped(grads, max_norm), state
 
 
 def clip_by_global_norm(max_norm) -> Optimizer:
