@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from funcnet.combine import mlp, serial
+from funcnet.combine import frozen, mlp, named, parallel, remat, repeat, residual, serial
 from funcnet.layers.activation import (
     activation,
     elu,
@@ -15,9 +15,11 @@ from funcnet.layers.activation import (
     softplus,
     tanh,
 )
-from funcnet.layers.dropout import dropout
+from funcnet.layers.dropout import drop_path, dropout
+from funcnet.layers.embedding import embedding
 from funcnet.layers.linear import dense
-from funcnet.layers.shape import flatten, identity
+from funcnet.layers.norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from funcnet.layers.shape import add, concatenate, flatten, identity
 from funcnet.losses import binary_cross_entropy, cross_entropy, mean_squared_error
 from funcnet.metrics import accuracy
 from funcnet.optimizers import (
@@ -77,35 +79,50 @@ __all__ = [
     "activation",
     "adagrad",
     "adam",
+    "add",
     "add_decayed_weights",
     "apply_updates",
     "batch_indices",
+    "batch_norm",
     "binary_cross_entropy",
     "chain",
     "chain_rule",
     "check_gradients",
     "clip_by_global_norm",
+    "concatenate",
     "constant",
     "cross_entropy",
     "datasets",
     "dense",
+    "drop_path",
     "dropout",
     "elu",
+    "embedding",
     "evaluate",
     "fix",
     "flatten",
+    "frozen",
     "gelu",
     "global_norm",
+    "group_norm",
     "hyperparameters",
     "identity",
+    "instance_norm",
     "inverse_time",
+    "layer_norm",
     "leaky_relu",
     "mean_squared_error",
     "mlp",
     "momentum",
+    "named",
     "nesterov",
+    "parallel",
     "relu",
+    "remat",
+    "repeat",
+    "residual",
     "resume",
+    "rms_norm",
     "rmsprop",
     "run",
     "serial",

@@ -4,12 +4,14 @@ import itertools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.nn import initializers
 from jax.tree_util import Partial
 
 from funcnet.layers.activation import relu
 from funcnet.layers.linear import Initializer, dense, lecun_normal
-from funcnet.pairs import Network, partial
+from funcnet.pairs import Network, fix, partial
 
 
 def serial_init(key, *, inits):
@@ -48,6 +50,105 @@ def serial(*networks: Network) -> Network:
         Partial(serial_init, inits=tuple(partial(network.init) for network in networks)),
         Partial(serial_apply, layers=tuple(partial(network.apply) for network in networks)),
     )
+
+
+def residual_apply(params, state, x, *, key=None, train=False, branch):
+    y, state = branch(params, state, x, key=key, train=train)
+    if y.shape != x.shape:
+        raise ValueError(f"residual expects its branch to keep the shape {x.shape}, got {y.shape}")
+    return x + y, state
+
+
+def residual(network: Network) -> Network:
+    """y = x + f(x) (He et al. 2016); the parameters are the network's."""
+    return Network(partial(network.init), Partial(residual_apply, branch=partial(network.apply)))
+
+
+def parallel_apply(params, state, x, *, key=None, train=False, branches):
+    keys = layer_keys(key, len(branches))
+    pairs = [
+        branch(branch_params, branch_state, x, key=branch_key, train=train)
+        for branch, branch_params, branch_state, branch_key in zip(
+            branches, params, state, keys, strict=True
+        )
+    ]
+    return tuple(y for y, _ in pairs), tuple(state for _, state in pairs)
+
+
+def parallel(*networks: Network) -> Network:
+    """The tuple of the networks' outputs for the same input. Follow it by `add` or `concatenate`
+    for one array: `serial(parallel(f, g), add)` is f(x) + g(x)."""
+    return Network(
+        Partial(serial_init, inits=tuple(partial(network.init) for network in networks)),
+        Partial(parallel_apply, branches=tuple(partial(n.apply) for n in networks)),
+    )
+
+
+def repeat_init(key, *, init, count):
+    return jax.vmap(init)(jax.random.split(key, count))
+
+
+def repeat_apply(params, state, x, *, key=None, train=False, layer, count):
+    def step(x, layer_inputs):
+        layer_params, layer_state, index = layer_inputs
+        layer_key = None if key is None else jax.random.fold_in(key, index)
+        return layer(layer_params, layer_state, x, key=layer_key, train=train)
+
+    return lax.scan(step, x, (params, state, jnp.arange(count, dtype=jnp.uint32)))
+
+
+def repeat(network: Network, count: int) -> Network:
+    """The network `count` times in a row, each time with parameters of its own, as one scan: the
+    time to compile does not grow with the depth.
+
+    Each parameter and state has a first axis of `count`. The output must be like the input.
+    """
+    if count < 1:
+        raise ValueError(f"repeat expects a count of at least 1, got {count}")
+    return Network(
+        Partial(fix(repeat_init, count=count), init=partial(network.init)),
+        Partial(fix(repeat_apply, count=count), layer=partial(network.apply)),
+    )
+
+
+def remat_apply(params, state, x, *, key=None, train=False, layer):
+    def apply(params, state, x, key):
+        return layer(params, state, x, key=key, train=train)
+
+    return jax.checkpoint(apply)(params, state, x, key)
+
+
+def remat(network: Network) -> Network:
+    """The same network, whose inner values are computed again in the backward pass rather than
+    kept: less memory for about one more forward pass."""
+    return Network(partial(network.init), Partial(remat_apply, layer=partial(network.apply)))
+
+
+def named_init(key, *, init, name):
+    params, state = init(key)
+    return {name: params}, {name: state}
+
+
+def named_apply(params, state, x, *, key=None, train=False, layer, name):
+    y, after = layer(params[name], state[name], x, key=key, train=train)
+    return y, {name: after}
+
+
+def named(name: str, network: Network) -> Network:
+    """The same network with its parameters and state under a name: `{name: params}`."""
+    return Network(
+        Partial(fix(named_init, name=name), init=partial(network.init)),
+        Partial(fix(named_apply, name=name), layer=partial(network.apply)),
+    )
+
+
+def frozen_apply(params, state, x, *, key=None, train=False, layer):
+    return layer(lax.stop_gradient(params), state, x, key=key, train=train)
+
+
+def frozen(network: Network) -> Network:
+    """The same network with parameters that are not learnt: their gradient is 0."""
+    return Network(partial(network.init), Partial(frozen_apply, layer=partial(network.apply)))
 
 
 def mlp(

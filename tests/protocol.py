@@ -17,7 +17,8 @@ STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
 
 
 class Case(NamedTuple):
-    """A network and an input shape, or a loss with a prediction's shape and a target."""
+    """A network and an input shape (or, as the target, integers), or a loss with a prediction's
+    shape and a target."""
 
     name: str
     function: Any
@@ -44,16 +45,24 @@ def problem(case: Case, dtype, rules=chain_rule.RULES) -> Problem:
         network = case.function
         params, state = network.init(jax.random.key(0))
         params = random_like(params, 2, dtype)
+        if state_leaves := jax.tree.leaves(state):
+            assert all((leaf >= 0.0).all() for leaf in state_leaves)
+        state = jax.tree.map(lambda a: (a + 0.5).astype(dtype), state)
+        whole = (params, x) if case.target is None else (params,)
+
+        def primals(inputs):
+            return inputs[0], state, inputs[1] if inputs[1:] else jnp.asarray(case.target)
 
         def plain(inputs):
-            return network.apply(inputs[0], state, inputs[1], **case.context)[0]
+            return network.apply(*primals(inputs), **case.context)[0]
 
         def hand(inputs):
-            return chain_rule.vjp(
-                network.apply, inputs[0], state, inputs[1], rules=rules, **case.context
-            )[:2]
+            y, pullback, _ = chain_rule.vjp(
+                network.apply, *primals(inputs), rules=rules, **case.context
+            )
+            return y, lambda dy: pullback(dy)[: len(whole)]
 
-        return Problem(plain, hand, (params, x))
+        return Problem(plain, hand, whole)
     target = jnp.asarray(case.target)
 
     def hand(inputs):
@@ -100,6 +109,36 @@ CASES = [
         (5, 3),
         context=KEYED,
     ),
+    *_layer("drop_path", fn.drop_path(0.4), (7, 3, 2), context=KEYED),
+    Case("embedding", fn.embedding(5, 3), (), np.array([[0, 4, 4], [1, 0, 4]])),
+    *_layer("layer_norm", fn.layer_norm(5, eps=0.1), (4, 5), (2, 3, 5)),
+    *_layer("layer_norm-narrow", fn.layer_norm(1), (3, 1)),
+    *_layer("rms_norm", fn.rms_norm(5, eps=0.1), (4, 5), (2, 3, 5)),
+    *_layer("group_norm", fn.group_norm(2, 6, eps=0.1), (3, 2, 6), (2, 6)),
+    *_layer("instance_norm", fn.instance_norm(3, eps=0.1), (2, 5, 3)),
+    *_layer("batch_norm", fn.batch_norm(3, eps=0.1), (7, 3), (2, 3, 3), (1, 3), context=KEYED),
+    *_layer("batch_norm-running", fn.batch_norm(3, eps=0.1), (7, 3)),
+    *_layer("residual", fn.residual(fn.serial(fn.dense(3, 3), fn.tanh)), (5, 3)),
+    *_layer("parallel-add", fn.serial(fn.parallel(fn.dense(3, 2), fn.dense(3, 2)), fn.add), (5, 3)),
+    *_layer(
+        "parallel-concatenate",
+        fn.serial(fn.parallel(fn.dense(3, 2), fn.identity, fn.tanh), fn.concatenate),
+        (4, 3),
+    ),
+    *_layer(
+        "repeat",
+        fn.repeat(fn.residual(fn.serial(fn.dense(3, 3), fn.gelu, fn.dropout(0.2))), 3),
+        (3, 3),
+        context=KEYED,
+    ),
+    *_layer(
+        "remat",
+        fn.remat(fn.serial(fn.dense(3, 3), fn.dropout(0.3), fn.tanh)),
+        (3, 3),
+        context=KEYED,
+    ),
+    *_layer("named", fn.named("block", fn.dense(3, 2)), (3, 3)),
+    *_layer("frozen", fn.serial(fn.frozen(fn.dense(3, 3)), fn.dense(3, 2)), (3, 3)),
     Case("mse", fn.mean_squared_error, (5, 3), np.arange(15.0).reshape(5, 3) / 7),
     Case("mse-vector", fn.mean_squared_error, (7,), np.arange(7.0)),
     Case("mse-grid", fn.mean_squared_error, (1, 2, 3), np.ones((1, 2, 3))),

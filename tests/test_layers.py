@@ -98,6 +98,133 @@ def test_dropout():
     )
 
 
+def standardised(x, axes, eps):
+    mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    return (x - mean) / np.sqrt(variance + eps)
+
+
+def groups_of(x, groups):
+    parts = np.split(x, groups, axis=-1)
+    return np.concatenate([standardised(part, (1, 2), 1e-5) for part in parts], axis=-1)
+
+
+NORMS = {
+    "layer": (fn.layer_norm(6), lambda x: standardised(x, -1, 1e-5)),
+    "rms": (fn.rms_norm(6), lambda x: x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)),
+    "group": (fn.group_norm(2, 6), lambda x: groups_of(x, 2)),
+    "instance": (fn.instance_norm(6), lambda x: groups_of(x, 6)),
+    "batch": (fn.batch_norm(6), lambda x: standardised(x, (0, 1), 1e-5)),
+}
+
+
+@pytest.mark.parametrize(("network", "wanted"), NORMS.values(), ids=NORMS)
+def test_norms(network, wanted):
+    rng = np.random.default_rng(0)
+    x = rng.normal(2.0, 3.0, (4, 5, 6))
+    with jax.enable_x64(True):
+        params, state = network.init(KEY)
+        params = {name: jnp.asarray(rng.normal(size=6)) for name in params}
+        y, _ = network.apply(params, state, jnp.asarray(x), train=True)
+        bias = params.get("bias", 0.0)
+        np.testing.assert_allclose(y, wanted(x) * params["scale"] + bias, rtol=1e-12, atol=1e-13)
+    flat, far = jnp.ones((3, 1, 6)), jnp.float32(1e4) + jnp.asarray(x / 9, jnp.float32)
+    params, state = network.init(KEY)
+    assert jnp.isfinite(network.apply(params, state, flat, train=True)[0]).all()
+    assert jnp.isfinite(network.apply(params, state, flat[:1], train=True)[0]).all()
+    # In float32 the mean of numbers about 1e4 is exact to 2e-3 only, their spread being 0.3.
+    got = network.apply(params, state, far, train=True)[0]
+    np.testing.assert_allclose(got, wanted(np.asarray(far, np.float64)), atol=2e-2)
+    half = network.apply(params, state, jnp.asarray(x, jnp.bfloat16), train=True)[0]
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(float), wanted(x), atol=0.05)
+
+
+def test_batch_norm_keeps_running_statistics():
+    """m <- 0.9 m + 0.1 mean, v <- 0.9 v + 0.1 variance n / (n - 1), and both used afterwards."""
+    x = np.random.default_rng(1).normal(1.0, 2.0, (3, 8, 2))
+    with jax.enable_x64(True):
+        network = fn.batch_norm(2)
+        params, state = network.init(KEY)
+        mean, variance = np.zeros(2), np.ones(2)
+        for batch in x:
+            _, state = network.apply(params, state, jnp.asarray(batch), train=True)
+            mean = 0.9 * mean + 0.1 * batch.mean(0)
+            variance = 0.9 * variance + 0.1 * batch.var(0, ddof=1)
+        np.testing.assert_allclose(state["mean"], mean, rtol=1e-13)
+        np.testing.assert_allclose(state["variance"], variance, rtol=1e-13)
+        y, after = network.apply(params, state, jnp.asarray(x[0]))
+        np.testing.assert_allclose(y, (x[0] - mean) / np.sqrt(variance + 1e-5), rtol=1e-12)
+        assert after is state
+    trainer = fn.trainer(
+        fn.supervised(fn.serial(fn.dense(2, 3), fn.batch_norm(3)), fn.cross_entropy), fn.sgd(0.1)
+    )
+    data = (x[0].astype(np.float32), np.arange(8, dtype=np.int32) % 3)
+    result = fn.run(trainer, data, KEY, steps=3, batch_size=4)
+    assert (result.state.state[1]["mean"] != 0.0).all()
+
+
+def test_embedding_is_a_lookup_and_out_of_range_is_nan():
+    network = fn.embedding(4, 2)
+    params, _ = network.init(KEY)
+    table = np.asarray(params["table"])
+    y, _ = network.apply(params, (), jnp.array([[3, 0], [1, 3]]))
+    np.testing.assert_array_equal(y, table[[[3, 0], [1, 3]]])
+    y, _ = network.apply(params, (), np.array([0, 4, -1, 2], np.int8))
+    np.testing.assert_array_equal(np.isnan(y).all(axis=1), [False, True, True, False])
+    with pytest.raises(ValueError, match="embedding expects integer ids, got ids of dtype float32"):
+        network.apply(params, (), jnp.ones(3))
+
+
+def test_drop_path_drops_whole_examples():
+    y, _ = fn.drop_path(0.25).apply((), (), jnp.ones((4000, 3)), key=KEY, train=True)
+    assert set(np.unique(np.asarray(y).sum(axis=1).round(3))) == {0.0, 4.0}
+    np.testing.assert_allclose((np.asarray(y)[:, 0] > 0).mean(), 0.75, atol=0.02)
+    with pytest.raises(ValueError, match="drop_path draws a mask"):
+        fn.drop_path(0.5).apply((), (), X, train=True)
+
+
+def test_combinators_are_what_they_say():
+    f, g = fn.dense(3, 3), fn.serial(fn.dense(3, 3), fn.tanh)
+    (pf, _), (pg, sg) = f.init(KEY), g.init(KEY)
+    x = jnp.asarray(X[:, 0], jnp.float32)
+    fx, gx = f.apply(pf, (), x)[0], g.apply(pg, sg, x)[0]
+
+    def apply(network, params, state):
+        return network.apply(params, state, x)[0]
+
+    pair = fn.parallel(f, g)
+    np.testing.assert_array_equal(apply(fn.residual(f), pf, ()), x + fx)
+    np.testing.assert_array_equal(apply(pair, (pf, pg), ((), sg))[1], gx)
+    both = (((pf, pg), ()), (((), sg), ()))
+    np.testing.assert_array_equal(apply(fn.serial(pair, fn.add), *both), fx + gx)
+    joined = apply(fn.serial(pair, fn.concatenate), *both)
+    np.testing.assert_array_equal(joined, np.concatenate([fx, gx], axis=-1))
+    np.testing.assert_array_equal(apply(fn.named("f", f), {"f": pf}, {"f": ()}), fx)
+    np.testing.assert_array_equal(apply(fn.remat(f), pf, ()), fx)
+    np.testing.assert_array_equal(apply(fn.frozen(f), pf, ()), fx)
+    slopes = jax.grad(lambda p: apply(fn.frozen(f), p, ()).sum())(pf)
+    assert all((leaf == 0.0).all() for leaf in jax.tree.leaves(slopes))
+
+
+def test_repeat_is_a_loop():
+    layer = fn.serial(fn.dense(3, 3), fn.batch_norm(3), fn.dropout(0.4))
+    params, state = fn.repeat(layer, 4).init(KEY)
+    x = y = jnp.asarray(X[:, 0], jnp.float32)
+    got, after = fn.repeat(layer, 4).apply(params, state, x, key=KEY, train=True)
+    for index in range(4):
+        one, one_state = jax.tree.map(lambda a, i=index: a[i], (params, state))
+        y, one_state = layer.apply(
+            one, one_state, y, key=jax.random.fold_in(KEY, index), train=True
+        )
+        np.testing.assert_allclose(after[1]["mean"][index], one_state[1]["mean"], rtol=1e-5)
+    np.testing.assert_allclose(got, y, rtol=1e-5)
+    small, large = (
+        len(jax.jit(fn.repeat(layer, n).apply).lower(*fn.repeat(layer, n).init(KEY), x).as_text())
+        for n in (4, 48)
+    )
+    assert large < 1.02 * small
+
+
 def test_serial_nests_and_no_layer_is_the_identity():
     flat = fn.serial(fn.dense(3, 4), fn.tanh, fn.dense(4, 2))
     nested = fn.serial(fn.serial(fn.dense(3, 4), fn.tanh), fn.dense(4, 2))
@@ -118,6 +245,17 @@ WRONG = [
         r"dense expects 64 features in the last axis, got x of shape \(32, 8, 8\)",
     ),
     (lambda: fn.flatten.apply((), (), jnp.float32(1.0)), "flatten expects a batch"),
+    (lambda: fn.group_norm(4, 6), "groups to divide 6 features, got 4"),
+    (lambda: fn.repeat(fn.relu, 0), "count of at least 1, got 0"),
+    (
+        lambda: fn.batch_norm(3).apply(*fn.batch_norm(3).init(KEY), jnp.ones((2, 4))),
+        r"batch_norm expects 3 features in the last axis, got x of shape \(2, 4\)",
+    ),
+    (
+        lambda: fn.residual(fn.dense(64, 2)).apply(PARAMS, STATE, jnp.ones((3, 64))),
+        r"keep the shape \(3, 64\), got \(3, 2\)",
+    ),
+    (lambda: fn.add.apply((), (), (X, X[:1])), "add expects parts of one shape"),
     (lambda: fn.serial(fn.relu).apply((), ((),), X), "serial has 1 layers, got params for 0"),
 ]
 

@@ -1,11 +1,14 @@
-"""Rules of layers and of networks made of them: y, and (dparams, dx) from dy."""
+"""Rules of layers: y, and (dparams, dx) from dy."""
 
+import itertools
 import math
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from funcnet.combine import layer_keys
 from funcnet.layers.dropout import kept
+from funcnet.layers.embedding import rows_of
 
 
 def dense(params, state, x, *, key=None, train=False):
@@ -35,7 +38,7 @@ def dropout(params, state, x, *, rate, key=None, train=False):
     """y = m x / (1 - rate), m the mask: dx = m dy / (1 - rate)."""
     if not train:
         return identity(params, state, x, key=key, train=train)
-    mask, factor = kept(key, rate, x)
+    mask, factor = kept(key, rate, x, x.shape)
     y = jnp.where(mask, factor * x, 0.0)
     return y, lambda dy: ((), jnp.where(mask, factor * dy, 0.0)), state
 
@@ -51,24 +54,34 @@ def identity(params, state, x, *, key=None, train=False):
     return x, lambda dy: ((), dy), state
 
 
-def serial(params, state, x, *, layers, vjp, key=None, train=False):
-    """y = f_k(... f_1(x)): the pullbacks in the opposite order, dx of each the dy of the one
-    before it."""
-    pullbacks, states = [], []
-    for layer, layer_params, layer_state, layer_key in zip(
-        layers, params, state, layer_keys(key, len(layers)), strict=True
-    ):
-        x, pullback, layer_state = vjp(
-            layer, layer_params, layer_state, x, key=layer_key, train=train
-        )
-        pullbacks.append(pullback)
-        states.append(layer_state)
+def drop_path(params, state, x, *, rate, key=None, train=False):
+    """y = m x / (1 - rate), m one number an example: dx = m dy / (1 - rate)."""
+    if not train:
+        return identity(params, state, x)
+    mask, factor = kept(key, rate, x, x.shape[:1] + (1,) * (x.ndim - 1))
+    y = jnp.where(mask, factor * x, 0.0)
+    return y, lambda dy: ((), jnp.where(mask, factor * dy, 0.0)), state
 
-    def backward(delta):
-        grads = []
-        for pullback in reversed(pullbacks):
-            layer_grads, delta = pullback(delta)
-            grads.append(layer_grads)
-        return tuple(reversed(grads)), delta
 
-    return x, backward, tuple(states)
+def add(params, state, x, *, key=None, train=False):
+    """y = sum_i x_i: dx_i = dy."""
+    return sum(x[1:], x[0]), lambda dy: ((), (dy,) * len(x)), state
+
+
+def concatenate(params, state, x, *, key=None, train=False):
+    """y = (x_1, x_2, ...): dy cut where x was joined."""
+    ends = list(itertools.accumulate(part.shape[-1] for part in x))[:-1]
+    y = jnp.concatenate(x, axis=-1)
+    return y, lambda dy: ((), tuple(jnp.split(dy, ends, axis=-1))), state
+
+
+def embedding(params, state, x, *, key=None, train=False):
+    """y = table[x]: dy added to the rows that were read."""
+    table = params["table"]
+    rows = rows_of(jnp.asarray(x), table.shape[0])
+
+    def pullback(dy):
+        dtable = jnp.zeros_like(table).at[rows].add(dy.astype(table.dtype), mode="drop")
+        return {"table": dtable}, np.zeros(x.shape, jax.dtypes.float0)
+
+    return table.at[rows].get(mode="fill", fill_value=jnp.nan), pullback, state

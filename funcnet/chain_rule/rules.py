@@ -8,9 +8,11 @@ import jax.numpy as jnp
 
 from funcnet import combine, losses, task
 from funcnet.chain_rule import activations as act
+from funcnet.chain_rule import combine as by_combination
 from funcnet.chain_rule import layers as by_layer
 from funcnet.chain_rule import losses as by_loss
-from funcnet.layers import activation, dropout, linear, shape
+from funcnet.chain_rule import norm as by_norm
+from funcnet.layers import activation, dropout, embedding, linear, norm, shape
 
 
 class Recursive(NamedTuple):
@@ -25,7 +27,21 @@ RULES: dict[Any, Any] = {
     shape.flatten_apply: by_layer.flatten,
     shape.identity_apply: by_layer.identity,
     activation.activation_apply: Recursive(by_layer.activation),
-    combine.serial_apply: Recursive(by_layer.serial),
+    dropout.drop_path_apply: by_layer.drop_path,
+    embedding.embedding_apply: by_layer.embedding,
+    shape.add_apply: by_layer.add,
+    shape.concatenate_apply: by_layer.concatenate,
+    norm.layer_norm_apply: by_norm.layer_norm,
+    norm.rms_norm_apply: by_norm.rms_norm,
+    norm.group_norm_apply: by_norm.group_norm,
+    norm.batch_norm_apply: by_norm.batch_norm,
+    combine.serial_apply: Recursive(by_combination.serial),
+    combine.residual_apply: Recursive(by_combination.residual),
+    combine.parallel_apply: Recursive(by_combination.parallel),
+    combine.repeat_apply: Recursive(by_combination.repeat),
+    combine.remat_apply: Recursive(by_combination.remat),
+    combine.named_apply: Recursive(by_combination.named),
+    combine.frozen_apply: Recursive(by_combination.frozen),
     jax.nn.relu: act.relu,
     activation.leaky: act.leaky,
     jnp.tanh: act.tanh,

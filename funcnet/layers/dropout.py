@@ -8,8 +8,8 @@ from funcnet.layers.shape import stateless
 from funcnet.pairs import Network, number
 
 
-def kept(key, rate, x):
-    """Which elements stay, bool of x's shape, and the factor 1 / (1 - rate) in x's dtype.
+def kept(key, rate, x, shape):
+    """Which elements stay, bool of a shape, and the factor 1 / (1 - rate) in x's dtype.
 
     The draw is the same whatever x's precision. At rate 1 nothing stays and the factor is 1, so
     that no infinity is formed.
@@ -17,7 +17,7 @@ def kept(key, rate, x):
     keep = 1.0 - jnp.asarray(rate, jnp.promote_types(x.dtype, jnp.float32))
     probability = jax.lax.stop_gradient(keep).astype(jnp.float32)
     factor = 1.0 / jnp.where(keep > 0.0, keep, 1.0)
-    return jax.random.bernoulli(key, probability, x.shape), factor.astype(x.dtype)
+    return jax.random.bernoulli(key, probability, shape), factor.astype(x.dtype)
 
 
 def dropout_apply(params, state, x, *, key=None, train=False, rate):
@@ -25,7 +25,7 @@ def dropout_apply(params, state, x, *, key=None, train=False, rate):
         return x, state
     if key is None:
         raise ValueError("dropout draws a mask in training: pass key=, or train=False")
-    mask, factor = kept(key, rate, x)
+    mask, factor = kept(key, rate, x, x.shape)
     return jnp.where(mask, factor * x, 0.0), state
 
 
@@ -37,3 +37,19 @@ def dropout(rate: float) -> Network:
     the drawn mask fixed. Raises `ValueError` for `train=True` without a key.
     """
     return stateless(Partial(dropout_apply, rate=number("rate", rate, 0.0, 1.0)))
+
+
+def drop_path_apply(params, state, x, *, key=None, train=False, rate):
+    if not train:
+        return x, state
+    if key is None:
+        raise ValueError("drop_path draws a mask in training: pass key=, or train=False")
+    mask, factor = kept(key, rate, x, x.shape[:1] + (1,) * (x.ndim - 1))
+    return jnp.where(mask, factor * x, 0.0), state
+
+
+def drop_path(rate: float) -> Network:
+    """In training an example as a whole is 0 with probability `rate`, the others are divided by
+    1 - rate; otherwise y = x (Huang et al. 2016). For the branch of a `residual`.
+    """
+    return stateless(Partial(drop_path_apply, rate=number("rate", rate, 0.0, 1.0)))

@@ -37,3 +37,21 @@ def identity_apply(params, state, x, *, key=None, train=False):
 
 identity = stateless(identity_apply)
 """y = x."""
+
+
+def add_apply(params, state, x, *, key=None, train=False):
+    if len({part.shape for part in x}) != 1:
+        raise ValueError(f"add expects parts of one shape, got {[part.shape for part in x]}")
+    return sum(x[1:], x[0]), state
+
+
+add = stateless(add_apply)
+"""The sum of a tuple of arrays of one shape, such as `parallel` gives."""
+
+
+def concatenate_apply(params, state, x, *, key=None, train=False):
+    return jnp.concatenate(x, axis=-1), state
+
+
+concatenate = stateless(concatenate_apply)
+"""A tuple of arrays joined in the last axis: [..., a], [..., b] -> [..., a + b]."""

@@ -1,0 +1,117 @@
+"""Rules of networks made of networks: they call the rules of their parts."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from funcnet.combine import layer_keys
+
+
+def serial(params, state, x, *, layers, vjp, key=None, train=False):
+    """y = f_k(... f_1(x)): the pullbacks in the opposite order, dx of each the dy of the one
+    before it."""
+    pullbacks, states = [], []
+    for layer, layer_params, layer_state, layer_key in zip(
+        layers, params, state, layer_keys(key, len(layers)), strict=True
+    ):
+        x, pullback, layer_state = vjp(
+            layer, layer_params, layer_state, x, key=layer_key, train=train
+        )
+        pullbacks.append(pullback)
+        states.append(layer_state)
+
+    def backward(delta):
+        grads = []
+        for pullback in reversed(pullbacks):
+            layer_grads, delta = pullback(delta)
+            grads.append(layer_grads)
+        return tuple(reversed(grads)), delta
+
+    return x, backward, tuple(states)
+
+
+def residual(params, state, x, *, branch, vjp, key=None, train=False):
+    """y = x + f(x): dx = dy + that of f."""
+    y, pullback, state = vjp(branch, params, state, x, key=key, train=train)
+
+    def backward(dy):
+        dparams, dx = pullback(dy)
+        return dparams, dy + dx
+
+    return x + y, backward, state
+
+
+def parallel(params, state, x, *, branches, vjp, key=None, train=False):
+    """y = (f_1(x), f_2(x), ...): dx is the sum of theirs."""
+    keys = layer_keys(key, len(branches))
+    parts = [
+        vjp(branch, branch_params, branch_state, x, key=branch_key, train=train)
+        for branch, branch_params, branch_state, branch_key in zip(
+            branches, params, state, keys, strict=True
+        )
+    ]
+
+    def backward(dy):
+        pairs = [pullback(part) for (_, pullback, _), part in zip(parts, dy, strict=True)]
+        grads = tuple(dparams for dparams, _ in pairs)
+        return grads, jax.tree.map(lambda *dx: sum(dx[1:], dx[0]), *(dx for _, dx in pairs))
+
+    return tuple(y for y, _, _ in parts), backward, tuple(state for _, _, state in parts)
+
+
+def repeat(params, state, x, *, layer, count, vjp, key=None, train=False):
+    """y = f(... f(x)) by a scan that keeps each layer's input; another goes back over them, does
+    each layer's forward pass again, and pulls the delta through."""
+
+    def one(layer_params, layer_state, x, index):
+        layer_key = None if key is None else jax.random.fold_in(key, index)
+        return vjp(layer, layer_params, layer_state, x, key=layer_key, train=train)
+
+    def forward(x, inputs):
+        y, _, after = one(*inputs[:2], x, inputs[2])
+        return y, (x, after)
+
+    y, (xs, after) = lax.scan(forward, x, (params, state, jnp.arange(count, dtype=jnp.uint32)))
+
+    def backward(dy):
+        def step(delta, inputs):
+            layer_params, layer_state, index, x = inputs
+            _, pullback, _ = one(layer_params, layer_state, x, index)
+            grads, delta = pullback(delta)
+            return delta, grads
+
+        dx, grads = lax.scan(
+            step, dy, (params, state, jnp.arange(count, dtype=jnp.uint32), xs), reverse=True
+        )
+        return grads, dx
+
+    return y, backward, after
+
+
+def remat(params, state, x, *, layer, vjp, key=None, train=False):
+    """The layer's rule, applied once forward and once more in the pullback."""
+    y, _, after = vjp(layer, params, state, x, key=key, train=train)
+
+    def backward(dy):
+        # A fence: without it XLA would find the first pass again and keep its values.
+        again = lax.optimization_barrier((params, state, x))
+        _, pullback, _ = vjp(layer, *again, key=key, train=train)
+        return pullback(dy)
+
+    return y, backward, after
+
+
+def named(params, state, x, *, layer, name, vjp, key=None, train=False):
+    y, pullback, after = vjp(layer, params[name], state[name], x, key=key, train=train)
+
+    def backward(dy):
+        dparams, dx = pullback(dy)
+        return {name: dparams}, dx
+
+    return y, backward, {name: after}
+
+
+def frozen(params, state, x, *, layer, vjp, key=None, train=False):
+    """The parameters are constants: dparams = 0."""
+    y, pullback, after = vjp(layer, params, state, x, key=key, train=train)
+    return y, lambda dy: (jax.tree.map(jnp.zeros_like, params), pullback(dy)[1]), after
