@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
-from protocol import CASES, KEYED, error_of_rule, jacobians, problem, random_like, relative
+from protocol import (
+    CASES,
+    KEYED,
+    by_vjp,
+    error_of_rule,
+    jacobians,
+    problem,
+    pulled,
+    random_like,
+    relative,
+)
 
 import funcnet as fn
 from funcnet import chain_rule
@@ -46,16 +56,15 @@ def test_whole_jacobian_agrees_with_differences(case):
 @pytest.mark.parametrize("case", [c for c in CASES if c.shape != (1,)], ids=lambda case: case.name)
 def test_rule_in_bfloat16_is_as_good_as_autodiff(case):
     plain, hand, inputs = problem(case, jnp.bfloat16)
+    result = jax.eval_shape(plain, inputs)
+    dy = random_like(result, 4, jnp.bfloat16)
     with jax.enable_x64(True):
         exact, _, _ = problem(case, jnp.float64)
-        wide = jax.tree.map(lambda a: a.astype(jnp.float64), inputs)
-        y, pullback = jax.vjp(exact, wide)
-        dy = random_like(y, 4, jnp.bfloat16)
-        (truth,) = pullback(dy.astype(y.dtype))
-    y, pullback = jax.vjp(plain, inputs)
-    (auto,) = pullback(dy.astype(y.dtype))
-    y_hand, hand_pullback = hand(inputs)
-    error = relative(hand_pullback(dy.astype(y_hand.dtype)), truth)
+        wide = jax.tree.map(lambda a: a.astype(jnp.float64), (inputs, dy))
+        _, truth = pulled(by_vjp(exact), *wide)
+    dy = dy.astype(result.dtype)
+    auto, by_hand = (pulled(rule, inputs, dy)[1] for rule in (by_vjp(plain), hand))
+    error = relative(by_hand, truth)
     assert error <= 2e-2
     assert error <= max(1.5 * relative(auto, truth), 1e-6)
 
