@@ -21,7 +21,7 @@ from funcnet.layers.linear import dense
 from funcnet.layers.norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from funcnet.layers.shape import add, concatenate, flatten, identity
 from funcnet.losses import binary_cross_entropy, cross_entropy, mean_squared_error
-from funcnet.metrics import accuracy
+from funcnet.metrics import accuracy, binary_accuracy
 from funcnet.optimizers import (
     adagrad,
     adam,
@@ -84,6 +84,7 @@ __all__ = [
     "apply_updates",
     "batch_indices",
     "batch_norm",
+    "binary_accuracy",
     "binary_cross_entropy",
     "chain",
     "chain_rule",

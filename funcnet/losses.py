@@ -84,6 +84,11 @@ def check_labels(logits, labels, ignore_label):
     return True
 
 
+def class_numbers(labels):
+    """Integer labels in int32 at least: an int8 could not be compared with 200 classes."""
+    return labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+
+
 def ignored(labels, ignore_label):
     """Which integer labels are the ignored one; none where there is no such label."""
     return jnp.zeros(labels.shape, bool) if ignore_label is None else labels == ignore_label
@@ -98,7 +103,7 @@ def soft_targets(logits, labels, weight, label_smoothing, ignore_label):
     """
     classes = logits.shape[-1]
     if check_labels(logits, labels, ignore_label):
-        labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+        labels = class_numbers(labels)
         wrong = (labels < 0) | (labels >= classes)
         factor = jnp.where(wrong, jnp.nan, 1.0).astype(logits.dtype)
         factor = jnp.where(ignored(labels, ignore_label), 0.0, factor)
@@ -157,6 +162,7 @@ def cross_entropy_weights(labels, *, weight=None, label_smoothing=None, ignore_l
     labels = jnp.asarray(labels)
     if jnp.issubdtype(labels.dtype, jnp.floating):
         return None if weight is None else labels @ jnp.asarray(weight, labels.dtype)
+    labels = class_numbers(labels)
     values = jnp.ones(labels.shape)
     if weight is not None:
         weight = jnp.asarray(weight)

@@ -6,10 +6,15 @@ import jax.numpy as jnp
 def accuracy(prediction, target):
     """1 where the largest entry of the prediction is the target's class, else 0.
 
-    prediction: [..., K] (the first of equal entries counts); target: integer classes [...] or
-    probabilities [..., K]; returns [...].
+    prediction: [..., K] with K at least 2 (the first of equal entries counts); target: integer
+    classes [...] or probabilities [..., K]; returns [...]. For one logit, `binary_accuracy`.
     """
     prediction, target = jnp.asarray(prediction), jnp.asarray(target)
+    if prediction.ndim < 2 or prediction.shape[-1] < 2:
+        raise ValueError(
+            "accuracy expects predictions of shape [n, ..., K] for K > 1 classes, got "
+            f"{prediction.shape}; for one logit an output use binary_accuracy"
+        )
     if target.shape == prediction.shape:
         target = target.argmax(axis=-1)
     if target.shape != prediction.shape[:-1]:
@@ -18,3 +23,18 @@ def accuracy(prediction, target):
             f"got {target.shape}"
         )
     return (prediction.argmax(axis=-1) == target).astype(jnp.float32)
+
+
+def binary_accuracy(logits, targets):
+    """The share of an example's outputs on the target's side, (logit > 0) = (target > 1/2).
+
+    logits, targets: [n, ...] of equal shape; returns [n]. The metric of `binary_cross_entropy`.
+    """
+    logits, targets = jnp.asarray(logits), jnp.asarray(targets)
+    if logits.shape != targets.shape or logits.ndim < 1:
+        raise ValueError(
+            f"binary_accuracy expects targets of the logits' shape {logits.shape}, "
+            f"got {targets.shape}"
+        )
+    hits = (logits > 0) == (targets > 0.5)
+    return hits.astype(jnp.float32).mean(axis=tuple(range(1, logits.ndim)))

@@ -7,7 +7,6 @@ an argument that `grad` can differentiate.
 """
 
 import functools
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -62,7 +61,8 @@ class Trainer(NamedTuple):
     """`init(key) -> run_state` and `step(run_state, batch) -> (run_state, metrics)`.
 
     `run` needs `run_state.step` (int32, batches seen) and `run_state.key`, and `metrics["loss"]`;
-    `trainer` makes such a pair from a task and an optimizer.
+    `trainer` makes such a pair from a task and an optimizer. To pass one of your own through `jit`,
+    wrap its functions in `Partial`.
     """
 
     init: Callable[..., Any]
@@ -75,6 +75,7 @@ class Fixed:
 
     func: Callable[..., Any]
     static: tuple[tuple[str, Any], ...]
+    kinds: tuple[type, ...]  # 2, 2.0 and True are equal, but not the same choice
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.func(*args, **dict(self.static), **kwargs)
@@ -95,23 +96,25 @@ def fix(func: Callable[..., Any], /, **static: Any) -> Fixed:
             raise TypeError(
                 f"fix expects hashable choices, got {name}={value!r}; bind arrays with Partial"
             ) from None
-    return Fixed(func, tuple(sorted(static.items())))
+    items = tuple(sorted(static.items()))
+    return Fixed(func, items, tuple(type(value) for _, value in items))
 
 
 def partial(func: Callable[..., Any]) -> Partial:
     """`func` as a Partial: itself if it is one already, so that its numbers stay leaves.
 
-    What a `functools.partial` binds is taken for choices. Raises `TypeError` for a Partial of a
-    Partial, of which JAX makes the inner one part of the function, so that its numbers are lost,
-    and for one that binds anything but floats, which could not be differentiated.
+    Raises `TypeError` for what would hide numbers: a Partial of a Partial, of which JAX makes the
+    inner one part of the function, a `functools.partial`, and a Partial that binds anything but
+    floats, which could not be differentiated.
     """
     if not isinstance(func, functools.partial):
         return Partial(func)
     if not isinstance(func, Partial):
-        function, bound = unbind(func)
-        return Partial(fix(function, **bound))
+        raise TypeError(f"bind numbers with Partial and choices with fix, got {func!r}")
     if type(func.func).__name__ == "_HashableCallableShim":
         raise TypeError(f"bind all keywords in one Partial; a Partial of a Partial hides {func}")
+    if func.args:
+        raise TypeError(f"bind by keyword, got positional arguments {func.args} of {func.func}")
     for path, leaf in jax.tree_util.tree_flatten_with_path(func.keywords)[0]:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
@@ -140,18 +143,21 @@ def unbind(func: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]
 def hyperparameters(pair: Tree) -> dict[str, Any]:
     """Every number in a pair by its name, such as `{"step.update.learning_rate.value": 0.001}`.
 
-    Of a gradient with respect to a pair, the derivative for each of them.
+    Of a gradient with respect to a pair, the derivative for each of them. Where two names would be
+    alike, they are JAX's own paths.
     """
+    pairs = jax.tree_util.tree_flatten_with_path(pair)[0]
+    paths, leaves = [path for path, _ in pairs], [leaf for _, leaf in pairs]
 
-    def name(key):
-        if isinstance(key, jax.tree_util.FlattenedIndexKey):
-            return []
-        return [jax.tree_util.keystr((key,), simple=True)]
+    def name(path):
+        # A Partial numbers its two parts, arguments and keywords, which says nothing.
+        keys = [k for k in path if not isinstance(k, jax.tree_util.FlattenedIndexKey)]
+        return jax.tree_util.keystr(keys, simple=True, separator=".")
 
-    return {
-        ".".join(itertools.chain(*map(name, path))): leaf
-        for path, leaf in jax.tree_util.tree_flatten_with_path(pair)[0]
-    }
+    names = [name(path) for path in paths]
+    if len(set(names)) < len(names):
+        names = [jax.tree_util.keystr(path) for path in paths]
+    return dict(zip(names, leaves, strict=True))
 
 
 def number(name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> Any:

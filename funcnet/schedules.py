@@ -16,6 +16,7 @@ def constant(value: float) -> Partial:
 
 
 def warmup_cosine_value(step, *, peak, warmup_steps, total_steps, start, end):
+    step = jnp.asarray(step, float)
     warm = start + (peak - start) * step / jnp.maximum(warmup_steps, 1.0)
     progress = (step - warmup_steps) / jnp.maximum(total_steps - warmup_steps, 1.0)
     cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
@@ -42,7 +43,7 @@ def warmup_cosine(
 
 
 def inverse_time_value(step, *, value, decay):
-    return value / (1.0 + decay * step)
+    return value / (1.0 + decay * jnp.asarray(step, float))
 
 
 def inverse_time(value: float, decay: float) -> Partial:

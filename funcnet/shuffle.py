@@ -6,6 +6,7 @@ so a batch costs its own length, whatever the size of the data, and there is no 
 """
 
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +76,12 @@ def batch_indices(key: jax.Array, step, n: int, batch_size: int):
 
     A function of (key, step) alone. Each epoch is a fresh permutation of all n; where `batch_size`
     does not divide n, the batch that ends an epoch is filled up from the next one, so every
-    batch is full and every example counts once an epoch. Called from Python it is traced anew each
+    batch is full and every example counts once an epoch (and may stand twice in such a batch). Called from Python it is traced anew each
     time: `jit` it where it is called often.
     """
+    n, batch_size = operator.index(n), operator.index(batch_size)
+    if n >= 2**31:
+        raise ValueError(f"batch_indices counts up to 2^31 - 1 examples, got {n}")
     if not 1 <= batch_size <= n:
         raise ValueError(f"batch_size must be from 1 to the {n} examples, got {batch_size}")
     seeds = jax.random.bits(key, (ROUNDS + 1,), jnp.uint32)
@@ -85,4 +89,4 @@ def batch_indices(key: jax.Array, step, n: int, batch_size: int):
     offsets = offset + jnp.arange(batch_size, dtype=jnp.uint32)
     later = offsets >= n
     index = jnp.where(later, offsets - n, offsets)
-    return permute(index, epoch + later, seeds, n).astype(jnp.int32)
+    return permute(index, epoch + later.astype(jnp.uint32), seeds, n).astype(jnp.int32)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
@@ -19,8 +20,8 @@ class Shares(NamedTuple):
 
     loss: Any  # the mean loss is sum_i loss_i * value_i
     metric: Any  # likewise for metrics
-    weight: Any  # what the loss was divided by, sum_i of the values' weights
-    count: Any  # what the metrics were divided by, the number of valid examples
+    weight: Any  # what the loss was divided by, the sum of the values' weights
+    count: Any  # what the metrics were divided by, the number of valid values
 
 
 def unpack(batch):
@@ -30,17 +31,30 @@ def unpack(batch):
             f"a supervised batch is (x, y) or (x, y, weight), got {type(batch).__name__}"
             + (f" of length {len(batch)}" if hasattr(batch, "__len__") else "")
         )
-    x, target, *weight = batch
-    return jnp.asarray(x), jnp.asarray(target), jnp.asarray(weight[0]) if weight else None
+    x, target, *weight = jax.tree.map(jnp.asarray, tuple(batch))
+    return x, target, weight[0] if weight else None
 
 
-def divided(weights, total):
-    """weights / total, and 0 where the total is 0."""
-    return jnp.where(total == 0.0, 0.0, weights / jnp.where(total == 0.0, 1.0, total))
+def aligned(weight, like):
+    """A weight for each example, [n], or for each of its positions, with axes of 1 behind it so
+    that it broadcasts against `like`."""
+    if weight.shape != like.shape[: weight.ndim] or weight.ndim < 1:
+        raise ValueError(
+            f"weights must have shape {like.shape[:1]}, one an example, got {weight.shape}"
+        )
+    return weight.reshape(weight.shape + (1,) * (like.ndim - weight.ndim))
+
+
+def without_masked(prediction, weight):
+    """The prediction with 0 in the examples of weight 0: nothing that is wrong with their labels
+    or predictions comes back as a gradient."""
+    if weight is None:
+        return prediction
+    return jax.tree.map(lambda p: jnp.where(aligned(weight, p) == 0.0, 0.0, p), prediction)
 
 
 def shares(loss, target, weight, values) -> Shares:
-    """How `values`, one an example (or one a position in it), are averaged, with `weight` [n] for
+    """How `values`, one an example (or one a position in it), are averaged, with `weight` for
     each example or None, and the weights that the loss gives its labels."""
     if values.ndim < 1:
         raise ValueError("a loss returns one value per example, got a scalar: drop its mean")
@@ -50,16 +64,16 @@ def shares(loss, target, weight, values) -> Shares:
         return Shares(share, share, np.float32(values.size), np.float32(values.size))
     example = jnp.ones(values.shape, values.dtype)
     if weight is not None:
-        if weight.shape not in (values.shape, values.shape[:1]):
-            raise ValueError(
-                f"weights must have shape {values.shape[:1]}, one an example, got {weight.shape}"
-            )
-        axes = (1,) * (values.ndim - weight.ndim)
-        example = example * weight.astype(values.dtype).reshape(weight.shape + axes)
+        example = example * aligned(weight, values).astype(values.dtype)
     own = jnp.ones_like(example) if own is None else own.astype(values.dtype)
-    valid = jnp.where(own == 0.0, 0.0, example)
-    total, count = (example * own).sum(), valid.sum()
+    valid = ((example != 0.0) & (own != 0.0)).astype(values.dtype)
+    total, count = jnp.where(example == 0.0, 0.0, example * own).sum(), valid.sum()
     return Shares(divided(example, total), divided(valid, count), total, count)
+
+
+def divided(weights, total):
+    """weights / total, and 0 where the total is 0."""
+    return jnp.where(total == 0.0, 0.0, weights / jnp.where(total == 0.0, 1.0, total))
 
 
 def weighted_sum(share, values):
@@ -71,7 +85,7 @@ def report(share, metrics, prediction, target, values):
     """The task's metrics of a batch."""
     means = {"weight": share.weight, "count": share.count}
     for name, metric in metrics.items():
-        scores = metric(prediction, target)
+        scores = jnp.asarray(metric(prediction, target))
         if scores.shape != values.shape:
             raise ValueError(
                 f"metric {name!r} must return one value per loss value, {values.shape}, "
@@ -84,7 +98,8 @@ def report(share, metrics, prediction, target, values):
 def supervised_loss(params, state, batch, *, key=None, train=False, apply, loss, metrics):
     x, target, weight = unpack(batch)
     prediction, state = apply(params, state, x, key=key, train=train)
-    values = loss(prediction, target)
+    prediction = without_masked(prediction, weight)
+    values = jnp.asarray(loss(prediction, target))
     share = shares(loss, target, weight, values)
     means = report(share, metrics, prediction, target, values)
     return weighted_sum(share.loss, values), (state, means)
@@ -101,8 +116,10 @@ def supervised(
     `loss(prediction, y)` and each of `metrics`, such as `{"accuracy": accuracy}`, return one value
     per example. The task's loss is their mean, sum w l / sum w over the examples, where w is the
     batch's weight [n] times the one that the loss gives the label; 0 where all weights are 0. Its
-    metrics are the weighted means of the given ones (ignored labels left out), `"weight"`, the sum
-    that the loss was divided by, and `"count"`, the number of valid examples.
+    metrics are the means of the given ones over the valid examples (those of weight 0 and ignored
+    labels left out, each of the others counted once), `"weight"`, the sum that the loss was
+    divided by, and `"count"`, the number of valid examples. A weight of 0 also masks a label that
+    is no class, as in padding; its x must be finite.
 
     Bind a loss's options by `Partial` or `fix`, not in a lambda, which would hide them from the
     mean: `Partial(cross_entropy, label_smoothing=0.1)`.

@@ -39,7 +39,7 @@ def run_keys(key):
 
 def trainer_init(key, *, task_init, optimizer_init):
     init_key, run_key = jax.random.split(key)
-    params, state = task_init(init_key)
+    params, state = jax.tree.map(jnp.asarray, task_init(init_key))
     return RunState(params, state, optimizer_init(params), jnp.zeros((), jnp.int32), run_key)
 
 
@@ -55,6 +55,8 @@ def trainer_step(run_state, batch, *, loss, update, value_and_grad):
     (value, (state, metrics)), grads = value_and_grad(loss, has_aux=True)(
         params, state, batch, key=jax.random.fold_in(noise_key, step), train=True
     )
+    if taken := sorted(set(metrics) & {"loss", "gradient_norm", "learning_rate"}):
+        raise ValueError(f"the trainer itself reports {taken}: a task's metrics need other names")
     updates, opt_state = update(grads, opt_state, params)
     metrics = {**metrics, "loss": value, "gradient_norm": global_norm(grads)}
     if rates := learning_rates(opt_state):
@@ -69,14 +71,21 @@ def trainer(
     """The trainer whose step moves the task's parameters by the optimizer's update.
 
     The metrics of a step are the task's, `"loss"`, `"gradient_norm"` (of the loss, before any
-    clipping) and, where the optimizer's state has a `learning_rate`, the rate that it used.
-    `value_and_grad(loss, has_aux=True)` may be any other engine, such as
-    `chain_rule.value_and_grad`.
+    clipping) and, where the optimizer's state has a `learning_rate`, the rate that it used (the
+    last of several). `value_and_grad(loss, has_aux=True)` may be any other engine than JAX's, such
+    as `chain_rule.value_and_grad`; make a `functools.partial` of one once and reuse it.
     """
     if not isinstance(task, Task):
         raise TypeError(f"trainer expects a Task, such as supervised(network, loss), got {task!r}")
     if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
         raise TypeError(f"trainer expects an Optimizer, got {optimizer!r}")
+    try:
+        value_and_grad(task.loss, has_aux=True)
+    except TypeError as error:
+        raise TypeError(
+            "trainer calls value_and_grad(loss, has_aux=True), as one calls jax.value_and_grad: "
+            f"pass such a function, not its result, got {value_and_grad!r}"
+        ) from error
     init, update = optimizer
     return Trainer(
         Partial(trainer_init, task_init=partial(task.init), optimizer_init=partial(init)),
@@ -103,6 +112,11 @@ def check_data(data) -> tuple[Tree, int]:
     return data, length
 
 
+def check_state(state):
+    if isinstance(state, Result):
+        raise TypeError("expected a run's state, such as result.state, got the Result itself")
+
+
 def check_count(name, value, low) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ValueError(f"{name} must be an integer, got {value!r}")
@@ -122,7 +136,9 @@ def run(trainer: Trainer, data: Tree, key, *, steps: int, batch_size: int | None
     data: a pytree of arrays with a common leading axis of n examples. `batch_size=None` is batch
     gradient descent, each step over all of the data; 1 is stochastic gradient descent, and
     anything up to n is mini-batch. A pure function of (trainer, data, key): `jit` it, `vmap` it
-    over trainers or keys, differentiate it with respect to the trainer.
+    over trainers or keys, differentiate it with respect to the trainer. `steps` and `batch_size`
+    are static: `jax.jit(run, static_argnames=("steps", "batch_size"))`. Without `jit` each call
+    compiles anew.
     """
     return resume(trainer, data, trainer.init(key), steps=steps, batch_size=batch_size)
 
@@ -138,6 +154,7 @@ def resume(
 
     Raises `ValueError` for empty data, unequal lengths and `batch_size` above n.
     """
+    check_state(state)
     data, length = check_data(data)
     steps = check_count("steps", steps, 0)
     if batch_size is not None:
@@ -153,6 +170,8 @@ def resume(
         return trainer.step(state, batch)
 
     state, metrics = lax.scan(step, state, length=steps)
+    if "loss" not in metrics:
+        raise ValueError(f'a trainer\'s metrics must hold "loss", got {sorted(metrics)}')
     return Result(state, metrics.pop("loss"), metrics)
 
 
@@ -167,12 +186,15 @@ def evaluate(trainer: Trainer, state: Any, data: Tree, *, batch_size: int = 1024
     loss = getattr(trainer.step, "keywords", {}).get("loss")
     if loss is None:
         raise ValueError("evaluate needs a trainer made by trainer(task, optimizer)")
+    check_state(state)
     data, length = check_data(data)
     size = min(check_count("batch_size", batch_size, 1), length)
     whole = length // size * size
 
     def score(batch):
         value, (_, metrics) = loss(state.params, state.state, batch)
+        if wrong := {k: jnp.shape(v) for k, v in metrics.items() if jnp.ndim(v)}:
+            raise ValueError(f"metrics must be scalars, got shapes {wrong}")
         return {**metrics, "loss": value}
 
     full = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), data)

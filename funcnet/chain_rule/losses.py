@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from funcnet.chain_rule.activations import logistic
 from funcnet.losses import inner, per_example, same_shape, soft_targets, widen
-from funcnet.task import report, shares, unpack
+from funcnet.task import report, shares, unpack, without_masked
 
 
 def per_output(dvalues, outputs):
@@ -58,12 +58,13 @@ def supervised(params, state, batch, *, apply, loss, metrics, vjp, key=None, tra
     network's."""
     x, target, weight = unpack(batch)
     prediction, network_pullback, state = vjp(apply, params, state, x, key=key, train=train)
+    prediction = without_masked(prediction, weight)
     values, loss_pullback = vjp(loss, prediction, target)
     share = shares(loss, target, weight, values)
 
     def pullback(delta):
         (dprediction,) = loss_pullback(jnp.broadcast_to(share.loss * delta, values.shape))
-        return network_pullback(dprediction)[:1]
+        return network_pullback(without_masked(dprediction, weight))[:1]
 
     mean = jnp.where(share.loss == 0.0, 0.0, share.loss * values).sum()
     return mean, pullback, (state, report(share, metrics, prediction, target, values))

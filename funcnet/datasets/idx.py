@@ -58,7 +58,7 @@ def read_part(folder: Path, part: str) -> Pair:
         )
     if labels.size and labels.max() > 9:
         raise ValueError(f"{label_file} holds label {labels.max()}, expected 0 to 9")
-    x = images.reshape(len(images), -1).astype(np.float32) / 255
+    x = images.reshape(len(images), images.shape[1] * images.shape[2]).astype(np.float32) / 255
     return x, labels.astype(np.int32)
 
 

@@ -57,10 +57,10 @@ def dense(
     Raises `ValueError` for sizes below 1 and, at trace time, for x of another width or of integers.
     """
     for name, size in (("fan_in", fan_in), ("fan_out", fan_out)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
             raise ValueError(f"dense expects {name} to be a positive integer, got {size!r}")
     init = Partial(
-        fix(dense_init, fan_in=fan_in, fan_out=fan_out),
+        fix(dense_init, fan_in=int(fan_in), fan_out=int(fan_out)),
         weight_init=partial(weight_init),
         bias_init=None if bias_init is None else partial(bias_init),
     )

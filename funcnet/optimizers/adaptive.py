@@ -11,6 +11,7 @@ from funcnet.optimizers.arithmetic import (
     bias_correction,
     moving_average,
     narrowed,
+    one_minus,
     root_plus_eps,
     root_with_eps,
     scaled,
@@ -126,7 +127,7 @@ def rmsprop(
             divide_by_deviation if centered else divide_by_rms,
             root=root_with_eps if eps_in_root else root_plus_eps,
         ),
-        one_minus_decay=1.0 - number("decay", decay, 0.0, 1.0),
+        one_minus_decay=one_minus("decay", decay),
         eps=number("eps", eps, 0.0),
     )
     normalise = Optimizer(Partial(centered_rms_init if centered else rms_init), update)
@@ -166,8 +167,8 @@ def adam(learning_rate=1e-3, b1=0.9, b2=0.999, *, eps=1e-8) -> Optimizer:
     update = Partial(
         adam_update,
         learning_rate=as_schedule("learning_rate", learning_rate),
-        one_minus_b1=1.0 - number("b1", b1, 0.0, 1.0),
-        one_minus_b2=1.0 - number("b2", b2, 0.0, 1.0),
+        one_minus_b1=one_minus("b1", b1),
+        one_minus_b2=one_minus("b2", b2),
         eps=number("eps", eps, 0.0),
     )
     return Optimizer(Partial(adam_init), update)

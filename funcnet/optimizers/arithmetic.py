@@ -3,6 +3,16 @@
 import jax
 import jax.numpy as jnp
 
+from funcnet.pairs import number
+
+
+def one_minus(name, decay):
+    """1 - decay, in double precision for a host number, which must lie in [0, 1)."""
+    fraction = 1.0 - number(name, decay, 0.0, 1.0)
+    if isinstance(fraction, float) and fraction == 0.0:
+        raise ValueError(f"{name} must be less than 1: an average with decay 1 takes nothing in")
+    return fraction
+
 
 def wide(tree):
     """The leaves in float32 at least: sums and averages of many steps are kept so, since in 16

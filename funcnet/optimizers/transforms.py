@@ -55,6 +55,7 @@ def scaled_norm(leaves):
     return largest, jnp.sqrt(sum(jnp.square(jnp.abs(x / largest)).sum() for x in leaves))
 
 
+@jax.custom_jvp
 def norm_parts(tree):
     """(m, r) with norm m r: m is 1 where no square leaves the range."""
     leaves = wide_leaves(tree)
@@ -72,7 +73,18 @@ def norm_parts(tree):
     return parts
 
 
-@jax.custom_jvp
+@norm_parts.defjvp
+def norm_parts_jvp(primals, tangents):
+    """The scale counts as constant; d root is the tangents' component along the tree, 0 at 0."""
+    scale, root = norm_parts(*primals)
+    safe = jnp.where(root == 0.0, 1.0, root)
+    pairs = zip(wide_leaves(*primals), wide_leaves(*tangents), strict=True)
+    moved = sum(
+        (jnp.vdot(x / scale / safe, t / scale).real for x, t in pairs), jnp.zeros_like(root)
+    )
+    return (scale, root), (jnp.zeros_like(scale), moved)
+
+
 def global_norm(tree):
     """sqrt(sum |x|^2) over all numbers of a tree, a scalar in float32 at least.
 
@@ -84,49 +96,15 @@ def global_norm(tree):
     return scale * root
 
 
-@global_norm.defjvp
-def global_norm_jvp(primals, tangents):
-    norm = global_norm(*primals)
-    return norm, along(primals, tangents, jnp.ones_like(norm), norm)
-
-
-def along(tree, tangents, scale, root):
-    """The tangents' component along a tree of norm scale * root; 0 for a tree of 0."""
-    root = jnp.where(root == 0.0, 1.0, root)
-    pairs = zip(wide_leaves(tree), wide_leaves(tangents), strict=True)
-    return sum((jnp.vdot(x / scale / root, t).real for x, t in pairs), jnp.zeros_like(root))
-
-
-def clip_factors(tree, max_norm):
-    """Whether the norm is within max_norm, and two factors whose product is max_norm / norm, which
-    alone might leave the range; both 1 within."""
+def clipped(tree, max_norm):
+    """The tree times min(1, max_norm / |tree|), in two factors that stay in range."""
     scale, root = norm_parts(tree)
     within = scale * root <= max_norm
     factors = 1.0 / scale, max_norm / jnp.where(root == 0.0, 1.0, root)
-    return within, [jnp.where(within, 1.0, factor) for factor in factors]
-
-
-@jax.custom_jvp
-def clipped(tree, max_norm):
-    """The tree times min(1, max_norm / |tree|)."""
-    _, factors = clip_factors(tree, max_norm)
+    factors = [jnp.where(within, 1.0, factor) for factor in factors]
     # A fence: without it XLA computes the norm again in every consumer of the factors.
     first, second = lax.optimization_barrier(factors)
     return scaled(second, scaled(first, tree))
-
-
-@clipped.defjvp
-def clipped_jvp(primals, tangents):
-    """d(c e) = e dc + (c / |g|) (dg - e (e . dg)) with e = g / |g|; dg within the limit."""
-    (tree, max_norm), (moved, max_moved) = primals, tangents
-    scale, root = norm_parts(tree)
-    within, (first, second) = clip_factors(tree, max_norm)
-    unit = scaled(1.0 / jnp.where(root == 0.0, 1.0, root), scaled(1.0 / scale, tree))
-    across = plus_scaled(moved, -along(tree, moved, scale, root), unit)
-    outside = plus_scaled(scaled(second, scaled(first, across)), max_moved, unit)
-    return clipped(tree, max_norm), jax.tree.map(
-        lambda inner, outer: jnp.where(within, inner, outer), moved, outside
-    )
 
 
 def stateless_init(params):
@@ -141,7 +119,8 @@ def clip_by_global_norm(max_norm) -> Optimizer:
     """g <- g min(1, max_norm / |g|), |g| the norm over the whole tree (Pascanu et al. 2013).
 
     Right for any finite gradient: norms do not overflow, and a zero gradient stays 0 also for
-    `max_norm=0`. A non-finite gradient gives NaN. As Optax; PyTorch divides by |g| + 1e-6.
+    `max_norm=0`. A gradient that is not
+    finite stays so: NaN anywhere makes all of it NaN, infinite numbers become NaN and the others 0. As Optax; PyTorch divides by |g| + 1e-6.
     """
     update = Partial(clip_update, max_norm=number("max_norm", max_norm, 0.0))
     return Optimizer(Partial(stateless_init), update)
