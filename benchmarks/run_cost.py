@@ -25,7 +25,6 @@ import funcnet as fn
 from funcnet.training import run_keys
 
 BATCH, RATE, STEPS, TORCH_STEPS, ROUNDS = 32, 1e-3, 4000, 1000, 9
-x, y = jax.tree.map(lambda *parts: np.concatenate(parts), *fn.datasets.digits())
 net = fn.mlp((64, 64, 10))
 trainer = fn.trainer(fn.supervised(net, fn.cross_entropy), fn.adam(RATE))
 
@@ -71,9 +70,9 @@ def torch_net(params):
     return layers
 
 
-def torch_run(params, batches):
+def torch_run(params, data, batches):
     """The losses of eager training on each batch of indices in turn."""
-    features, labels = torch.tensor(x), torch.tensor(y).long()
+    features, labels = torch.tensor(data[0]), torch.tensor(data[1]).long()
     model, losses = torch_net(params), []
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     for index in batches:
@@ -95,29 +94,35 @@ def plain_params(state):
     }
 
 
-def check_same_losses(key, steps=100):
+def check_same_losses(data, key, steps=100):
     state = trainer.init(key)
     data_key, _ = run_keys(state.key)
-    order = jax.vmap(lambda k: fn.batch_indices(data_key, k, len(x), BATCH))(jnp.arange(steps))
-    ours = fn.resume(trainer, (x, y), state, steps=steps, batch_size=BATCH).loss
+    order = jax.vmap(lambda k: fn.batch_indices(data_key, k, len(data[0]), BATCH))(
+        jnp.arange(steps)
+    )
+    ours = fn.resume(trainer, data, state, steps=steps, batch_size=BATCH).loss
     params = plain_params(state)
     _, plain = jax.lax.scan(
-        lambda c, i: plain_step(c, (jnp.asarray(x)[i], jnp.asarray(y)[i])),
+        lambda c, i: plain_step(c, jax.tree.map(lambda a: jnp.asarray(a)[i], data)),
         (params, adam.init(params)),
         order,
     )
-    eager = torch_run(params, torch.tensor(np.asarray(order)).long())
+    eager = torch_run(params, data, torch.tensor(np.asarray(order)).long())
     np.testing.assert_allclose(plain, ours, rtol=1e-4)
     np.testing.assert_allclose(eager, ours, rtol=1e-4)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--examples", type=int, default=1797, help="train on the first so many")
     parser.add_argument("--json", help="write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     key = jax.random.key(0)
-    check_same_losses(key)
+    parts = fn.datasets.digits()
+    host = jax.tree.map(lambda *a: np.concatenate(a)[: arguments.examples], *parts)
+    examples = len(host[0])
+    check_same_losses(host, key)
     state = trainer.init(key)
     run = jax.jit(functools.partial(fn.run, steps=STEPS, batch_size=BATCH))
 
@@ -127,13 +132,13 @@ def main():
         return result.state.params, result.loss
 
     plain = jax.jit(plain_run)
-    data = jax.device_put((x, y))
+    data = jax.device_put(host)
 
     def eager():
-        order = torch.randperm(len(x)).repeat(TORCH_STEPS * BATCH // len(x) + 1)
-        return torch_run(plain_params(state), order[: TORCH_STEPS * BATCH].reshape(-1, BATCH))
+        order = torch.randperm(examples).repeat(TORCH_STEPS * BATCH // examples + 1)
+        return torch_run(plain_params(state), host, order[: TORCH_STEPS * BATCH].reshape(-1, BATCH))
 
-    whole = STEPS // (len(x) // BATCH) * (len(x) // BATCH)
+    whole = STEPS // (examples // BATCH) * (examples // BATCH)
     contestants = {
         "funcnet run": (lambda: run(trainer, data, key), STEPS),
         "funcnet, loss as only history": (lambda: loss_only(trainer, data, key), STEPS),

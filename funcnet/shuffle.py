@@ -76,8 +76,8 @@ def batch_indices(key: jax.Array, step, n: int, batch_size: int):
 
     A function of (key, step) alone. Each epoch is a fresh permutation of all n; where `batch_size`
     does not divide n, the batch that ends an epoch is filled up from the next one, so every
-    batch is full and every example counts once an epoch (and may stand twice in such a batch). Called from Python it is traced anew each
-    time: `jit` it where it is called often.
+    batch is full and every example counts once an epoch (one may stand twice in such a batch).
+    Called from Python it is traced anew each time: `jit` it where it is called often.
     """
     n, batch_size = operator.index(n), operator.index(batch_size)
     if n >= 2**31:

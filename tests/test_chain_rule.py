@@ -179,6 +179,24 @@ def test_a_function_without_a_rule_is_named_and_a_rule_can_be_passed():
     assert relative(pullback(dy), wanted(dy)) <= 1e-6
 
 
+def test_check_gradients_stands_on_zero_gradients_and_converged_networks():
+    with jax.enable_x64(True):
+        x = random_like(jax.ShapeDtypeStruct((8, 3), float), 9, float)
+        zeros = fn.serial(
+            fn.dense(3, 4), fn.tanh, fn.dense(4, 3, weight_init=jax.nn.initializers.zeros)
+        )
+        fn.check_gradients(zeros.apply, *zeros.init(jax.random.key(0)), x)
+        dead = fn.mlp((3, 4, 3), bias_init=jax.nn.initializers.constant(-50.0))
+        fn.check_gradients(dead.apply, *dead.init(jax.random.key(0)), x)
+        task = fn.supervised(fn.dense(3, 1), fn.mean_squared_error)
+        trainer = fn.trainer(task, fn.sgd(0.2))
+        data = (x, x @ jnp.array([[1.0], [-2.0], [0.5]]))
+        state = fn.run(trainer, data, jax.random.key(0), steps=3000, batch_size=None).state
+        fn.check_gradients(task.loss, state.params, state.state, data)
+        far = (x, 1e3 * data[1])
+        fn.check_gradients(task.loss, state.params, state.state, far)
+
+
 def test_check_gradients_finds_a_wrong_rule_and_refuses_float32():
     network = fn.serial(fn.dense(3, 2), fn.tanh)
     with pytest.raises(ValueError, match="needs float64"):

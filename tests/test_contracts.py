@@ -1,5 +1,6 @@
 """The five rules of the contracts, over every constructor that binds a number."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -197,7 +198,7 @@ STATIC = {
     "flatten": lambda: fn.flatten,
     "gelu": lambda: fn.serial(fn.gelu, fn.identity),
     "fix": lambda: Partial(fn.fix(fn.cross_entropy, ignore_label=-1)),
-    "functools": lambda: fn.activation(__import__("functools").partial(jax.nn.elu, alpha=2.0)),
+    "elu": lambda: fn.activation(fn.fix(jax.nn.elu, alpha=2.0)),
 }
 
 
@@ -206,6 +207,42 @@ def test_static_choices_are_structure(make):
     assert jax.tree.leaves(make()) == []
     assert jax.tree.structure(make()) == jax.tree.structure(make())
     assert jax.tree.structure(fn.dense(3, 2)) != jax.tree.structure(fn.dense(3, 4))
+
+
+def test_fix_tells_choices_apart_by_type():
+    assert fn.fix(max, key=2) == fn.fix(max, key=2)
+    assert len({fn.fix(max, key=2), fn.fix(max, key=2.0), fn.fix(max, key=True)}) == 3
+
+
+def test_hyperparameters_have_names_and_lose_none():
+    names = fn.hyperparameters(fn.trainer(task(0.1), fn.adam(0.2)))
+    assert names["step.update.learning_rate.value"] == 0.2
+    assert names["step.loss.apply.layers.2.rate"] == 0.1
+    assert len(names) == 6
+
+    @jax.tree_util.register_pytree_node_class
+    class Pair:
+        def __init__(self, *numbers):
+            self.numbers = numbers
+
+        def tree_flatten(self):
+            return self.numbers, None
+
+        @classmethod
+        def tree_unflatten(cls, _, numbers):
+            return cls(*numbers)
+
+    twins = fn.hyperparameters(Partial(max, scale=Pair(1.0, 2.0)))
+    assert sorted(twins.values()) == [1.0, 2.0]
+    assert fn.hyperparameters(fn.relu) == {}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: fn.adam(b1=1.0), lambda: fn.adam(b2=1), lambda: fn.rmsprop(decay=1.0)]
+)
+def test_an_average_that_takes_nothing_in_is_refused(make):
+    with pytest.raises(ValueError, match="must be less than 1"):
+        make()
 
 
 def test_an_initialisers_number_can_be_swept():
@@ -253,6 +290,10 @@ def test_what_would_hide_numbers_is_refused():
     inner = Partial(fn.cross_entropy, label_smoothing=0.1)
     with pytest.raises(TypeError, match="bind all keywords in one Partial"):
         partial(Partial(inner, weight=None))
+    with pytest.raises(TypeError, match="numbers with Partial and choices with fix"):
+        partial(functools.partial(inner, weight=None))
+    with pytest.raises(TypeError, match="bind by keyword"):
+        partial(Partial(fn.cross_entropy, 1.0))
     with pytest.raises(TypeError, match="fix goes inside Partial"):
         fn.fix(inner, ignore_label=-1)
     with pytest.raises(TypeError, match="must be floats, got -1 for ignore_label; bind choices"):

@@ -263,4 +263,46 @@ def test_accuracy():
     task = fn.supervised(fn.identity, Partial(IGNORING), metrics={"accuracy": fn.accuracy})
     batch = (scores[:3], np.int32([1, -1, 2]), np.float32([3.0, 1.0, 1.0]))
     _, (_, metrics) = task.loss((), (), batch)
-    assert metrics["accuracy"] == 0.75
+    assert (metrics["accuracy"], metrics["count"], metrics["weight"]) == (0.5, 2.0, 4.0)
+    with pytest.raises(ValueError, match="for one logit an output use binary_accuracy"):
+        fn.accuracy(np.ones((4, 1)), np.zeros((4, 1)))
+    with pytest.raises(ValueError, match=r"shape \[n, \.\.\., K\]"):
+        fn.accuracy(np.ones(4), np.zeros(4))
+
+
+def test_binary_accuracy():
+    logits = np.float32([[-3.0, 1.0], [2.0, -0.5]])
+    got = fn.binary_accuracy(logits, np.array([[1, 1], [0, 0]]))
+    np.testing.assert_array_equal(got, [0.5, 0.5])
+    np.testing.assert_array_equal(fn.binary_accuracy(logits[:, 0], np.array([0.0, 1.0])), [1, 1])
+    with pytest.raises(ValueError, match=r"the logits' shape \(2, 2\), got \(2, 1\)"):
+        fn.binary_accuracy(logits, np.ones((2, 1)))
+
+
+@pytest.mark.parametrize("loss", [PLAIN, Partial(fn.cross_entropy, weight=np.ones(200))])
+def test_narrow_labels_meet_many_classes(loss):
+    logits = np.random.default_rng(0).normal(size=(20, 200)).astype(np.float32)
+    labels = np.arange(20, dtype=np.int8)
+    _, gradient, mean, _, _ = traced(loss, logits, labels)
+    _, wanted, wanted_mean, _, _ = traced(loss, logits, labels.astype(np.int32))
+    np.testing.assert_array_equal(gradient, wanted)
+    assert mean == wanted_mean
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weight_zero_masks_whatever_is_wrong_with_label_or_prediction(loss):
+    """Padding: the loss and the gradient are those of the examples that are there."""
+    labels, weight = np.array([0, 2, 1, 4, 99, -7], np.int32), np.float32([1, 2, 1, 1, 0, 0])
+    logits = np.float32(LOGITS).copy()
+    logits[5] = np.nan
+    task = fn.supervised(fn.identity, loss)
+
+    @jax.jit
+    def mean(x, labels, weight):
+        return jax.value_and_grad(lambda x: task.loss((), (), (x, labels, weight))[0])(x)
+
+    value, gradient = mean(logits, labels, weight)
+    wanted, wanted_gradient = mean(logits[:4], labels[:4], weight[:4])
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    np.testing.assert_allclose(gradient[:4], wanted_gradient, rtol=1e-6, atol=1e-8)
+    np.testing.assert_array_equal(gradient[4:], 0.0)

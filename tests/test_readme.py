@@ -19,6 +19,9 @@ def test_blocks_print_what_the_readme_shows():
             exec(code, namespace)
         got = printed.getvalue()
         assert NUMBER.sub("#", got).split() == NUMBER.sub("#", shown).split()
-        for a, b in zip(NUMBER.findall(got), NUMBER.findall(shown), strict=True):
-            # The same program on another processor rounds differently.
-            assert abs(float(a) - float(b)) <= 0.05 * abs(float(b)) + 0.005
+        for line, wanted in zip(got.splitlines(), shown.splitlines(), strict=True):
+            # On another processor 2,000 steps round differently, and derivatives through them.
+            relative = 0.05 if "d loss" in line else 1e-6
+            absolute = 0.01 if "accuracy" in line else 0.0
+            for a, b in zip(NUMBER.findall(line), NUMBER.findall(wanted), strict=True):
+                assert abs(float(a) - float(b)) <= relative * abs(float(b)) + absolute

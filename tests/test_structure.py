@@ -55,7 +55,8 @@ def test_the_library_is_pure(file):
         effects |= {"open"}
     assert not calls & effects
     if file.name != "verify.py":
-        assert "jax.jit" not in file.read_text()
+        nodes = ast.walk(ast.parse(file.read_text()))
+        assert "jax.jit" not in {ast.unparse(n) for n in nodes if isinstance(n, ast.Attribute)}
 
 
 def test_everything_named_is_there_and_documented():

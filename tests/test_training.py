@@ -188,9 +188,8 @@ def test_evaluate_weighs_examples_and_ignores_labels():
     value = -(weight[kept] * own * log_p[kept, labels[kept]]).sum() / (weight[kept] * own).sum()
     hits = X[kept].argmax(axis=1) == labels[kept]
     np.testing.assert_allclose(got["loss"], value, rtol=1e-5)
-    np.testing.assert_allclose(
-        got["accuracy"], (weight[kept] * hits).sum() / weight[kept].sum(), rtol=1e-5
-    )
+    np.testing.assert_allclose(got["accuracy"], hits[weight[kept] > 0].mean(), rtol=1e-6)
+    assert got["count"] == (weight[kept] > 0).sum()
     np.testing.assert_allclose(got["weight"], (weight[kept] * own).sum(), rtol=1e-6)
 
 
@@ -207,6 +206,20 @@ def test_a_task_of_ones_own():
     result = run(trainer, {"points": Y}, KEY, steps=60, batch_size=None)
     np.testing.assert_allclose(result.state.params, Y.mean(axis=0), rtol=1e-5)
     assert set(result.metrics) == {"gradient_norm", "learning_rate"}
+
+    def reporting(metrics):
+        def with_metrics(params, state, batch, *, key=None, train=False):
+            value, (state, _) = loss(params, state, batch)
+            return value, (state, metrics(batch))
+
+        return fn.trainer(fn.Task(init, with_metrics), fn.adam())
+
+    taken = reporting(lambda batch: {"loss": 1.0})
+    with pytest.raises(ValueError, match=r"the trainer itself reports \['loss'\]"):
+        fn.run(taken, {"points": Y}, KEY, steps=1, batch_size=None)
+    vector = reporting(lambda batch: {"mean": batch["points"].mean(axis=0)})
+    with pytest.raises(ValueError, match=r"metrics must be scalars, got shapes \{'mean': \(2,\)"):
+        fn.evaluate(vector, vector.init(KEY), {"points": Y})
     scores = fn.evaluate(trainer, result.state, {"points": Y}, batch_size=20)
     np.testing.assert_allclose(scores["loss"], 0.0, atol=1e-9)
 
@@ -241,6 +254,11 @@ def test_bad_arguments_say_so():
         fn.run(trainer, (X, LABELS), KEY, steps=-1, batch_size=4)
     with pytest.raises(ValueError, match="dropout draws a mask in training"):
         fn.dropout(0.5).apply((), (), X, train=True)
+    with pytest.raises(TypeError, match=r"such as result\.state, got the Result itself"):
+        fn.evaluate(trainer, fn.run(trainer, (X, LABELS), KEY, steps=0, batch_size=4), (X, LABELS))
+    task = fn.supervised(fn.dense(3, 3), fn.cross_entropy)
+    with pytest.raises(TypeError, match="pass such a function, not its result"):
+        fn.trainer(task, fn.sgd(0.1), fn.chain_rule.value_and_grad(task))
     with pytest.raises(ValueError, match="evaluate needs a trainer made by"):
         fn.evaluate(fn.Trainer(trainer.init, lambda s, b: s), trainer.init(KEY), (X, LABELS))
     with pytest.raises(ValueError, match=r"metric names \['loss'\] are taken"):

@@ -119,8 +119,9 @@ def clip_by_global_norm(max_norm) -> Optimizer:
     """g <- g min(1, max_norm / |g|), |g| the norm over the whole tree (Pascanu et al. 2013).
 
     Right for any finite gradient: norms do not overflow, and a zero gradient stays 0 also for
-    `max_norm=0`. A gradient that is not
-    finite stays so: NaN anywhere makes all of it NaN, infinite numbers become NaN and the others 0. As Optax; PyTorch divides by |g| + 1e-6.
+    `max_norm=0`. A NaN makes all of the gradient NaN; infinite numbers become NaN, the others 0.
+    As Optax; PyTorch divides by |g| + 1e-6. Its second derivative is to be had by `jax.hessian`,
+    forward over reverse; reverse over reverse meets a loop that JAX cannot turn around.
     """
     update = Partial(clip_update, max_norm=number("max_norm", max_norm, 0.0))
     return Optimizer(Partial(stateless_init), update)
