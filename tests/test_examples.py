@@ -17,7 +17,8 @@ NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?")
 
 def output(run):
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    # An example may set NumPy's print options, which the next test is not to inherit.
+    with contextlib.redirect_stdout(printed), np.printoptions():
         run()
     return printed.getvalue()
 
