@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from funcnet.combine import frozen, mlp, named, parallel, remat, repeat, residual, serial
+from funcnet.combine import frozen, masked, mlp, named, parallel, remat, repeat, residual, serial
 from funcnet.layers.activation import (
     activation,
     elu,
@@ -19,6 +19,7 @@ from funcnet.layers.dropout import drop_path, dropout
 from funcnet.layers.embedding import embedding
 from funcnet.layers.linear import dense
 from funcnet.layers.norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from funcnet.layers.sequence import Masked, last_step
 from funcnet.layers.shape import add, concatenate, flatten, identity
 from funcnet.losses import binary_cross_entropy, cross_entropy, mean_squared_error
 from funcnet.metrics import accuracy, binary_accuracy
@@ -68,6 +69,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "GradientErrors",
+    "Masked",
     "Network",
     "Optimizer",
     "Result",
@@ -110,8 +112,10 @@ __all__ = [
     "identity",
     "instance_norm",
     "inverse_time",
+    "last_step",
     "layer_norm",
     "leaky_relu",
+    "masked",
     "mean_squared_error",
     "mlp",
     "momentum",

@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 
 from funcnet.layers.activation import relu
 from funcnet.layers.linear import Initializer, dense, lecun_normal
+from funcnet.layers.sequence import join, split
 from funcnet.pairs import Network, fix, partial
 
 
@@ -54,14 +55,29 @@ def serial(*networks: Network) -> Network:
 
 def residual_apply(params, state, x, *, key=None, train=False, branch):
     y, state = branch(params, state, x, key=key, train=train)
-    if y.shape != x.shape:
-        raise ValueError(f"residual expects its branch to keep the shape {x.shape}, got {y.shape}")
-    return x + y, state
+    (values, mask), (moved, _) = split(x), split(y)
+    if moved.shape != values.shape:
+        raise ValueError(
+            f"residual expects its branch to keep the shape {values.shape}, got {moved.shape}"
+        )
+    return join(values + moved, mask), state
 
 
 def residual(network: Network) -> Network:
     """y = x + f(x) (He et al. 2016); the parameters are the network's."""
     return Network(partial(network.init), Partial(residual_apply, branch=partial(network.apply)))
+
+
+def masked_apply(params, state, x, *, key=None, train=False, layer):
+    values, mask = split(x)
+    y, state = layer(params, state, values, key=key, train=train)
+    return join(y, mask), state
+
+
+def masked(network: Network) -> Network:
+    """The network on the values of a `Masked` sequence, whose mask is handed on; on anything else
+    the network itself. For layers that treat each step alone: dense, norms, dropout."""
+    return Network(partial(network.init), Partial(masked_apply, layer=partial(network.apply)))
 
 
 def parallel_apply(params, state, x, *, key=None, train=False, branches):

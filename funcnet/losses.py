@@ -10,12 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet.numerics import widen
 from funcnet.pairs import number, unbind
-
-
-def widen(x):
-    """x in float32 or a wider type: losses are sums, and 16 bits are too few for them."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def per_example(values):

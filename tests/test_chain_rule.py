@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import CASES, KEYED, MUTANTS, STEMS
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from protocol import (
-    CASES,
-    KEYED,
     by_vjp,
     error_of_rule,
     jacobians,
@@ -25,7 +24,6 @@ from protocol import (
 
 import funcnet as fn
 from funcnet import chain_rule
-from funcnet.chain_rule import activations, combine, layers, losses, norm
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -209,66 +207,6 @@ def test_check_gradients_finds_a_wrong_rule_and_refuses_float32():
             fn.check_gradients(network.apply, *primals, rules=wrong, key=None, train=False)
 
 
-# (module, rule, what it says, what the mutant says): a term dropped, a sign flipped, a factor of
-# 1.001, a wrong axis, a mask missing.
-MUTANTS = [
-    (layers, "dense", "dy @ weight.T", "-(dy @ weight.T)"),
-    (layers, "dense", "rows.T @ deltas", "1.001 * rows.T @ deltas"),
-    (layers, "dense", "rows.T @ deltas", "jnp.flip(rows, 0).T @ deltas"),
-    (layers, "dense", "deltas.sum(axis=0)", "deltas.mean(axis=0)"),
-    (layers, "dense", "deltas.sum(axis=0)", "0.0 * deltas.sum(axis=0)"),
-    (layers, "dropout", "jnp.where(mask, factor * dy, 0.0)", "factor * dy"),
-    (layers, "dropout", "factor * dy", "dy"),
-    (layers, "flatten", "dy.reshape(x.shape)", "1.001 * dy.reshape(x.shape)"),
-    (layers, "flatten", "dy.reshape(x.shape)", "jnp.flip(dy, -1).reshape(x.shape)"),
-    (layers, "identity", "((), dy)", "((), -dy)"),
-    (layers, "activation", "*pullback(dy)", "*pullback(dy * y)"),
-    (layers, "drop_path", "factor * dy", "dy"),
-    (layers, "embedding", ".add(dy", ".set(dy"),
-    (layers, "concatenate", "jnp.split(dy", "jnp.split(-dy"),
-    (layers, "add", "(dy,) * len(x)", "(dy, *x[1:])"),
-    (norm, "standardise", "- through_variance", ""),
-    (norm, "standardise", "- dn.mean(axes, keepdims=True)", ""),
-    (norm, "rms_norm", "- n * (n * dn).mean(-1, keepdims=True)", ""),
-    (norm, "rms_norm", "summed(n * widened(dy)", "summed(wide * widened(dy)"),
-    (norm, "scale_and_bias", "n * dy", "1.001 * n * dy"),
-    (norm, "scale_and_bias", 'params["scale"] * dy', "dy"),
-    (norm, "group_norm", "back(grouped(dn, groups))", "grouped(dn, groups)"),
-    (norm, "batch_norm", "return r * dn", "return dn"),
-    (combine, "residual", "dy + dx", "dx"),
-    (combine, "parallel", "sum(dx[1:], dx[0])", "dx[0]"),
-    (combine, "repeat", "reverse=True", "reverse=False"),
-    (combine, "frozen", "pullback(dy)[1]", "dy"),
-    (combine, "frozen", "jax.tree.map(jnp.zeros_like, params)", "pullback(dy)[0]"),
-    (combine, "remat", "return pullback(dy)", "return pullback(-dy)"),
-    (combine, "serial", "reversed(grads)", "grads"),
-    (combine, "serial", "grads.append(layer_grads)", "grads.insert(0, layer_grads)"),
-    (activations, "relu", "jnp.where(x > 0.0, dy, 0.0)", "dy"),
-    (activations, "leaky", "slope * dy", "dy"),
-    (activations, "leaky", "slope * dy", "0.0 * dy"),
-    (activations, "tanh", "(1.0 + y) * dy", "dy"),
-    (activations, "sigmoid", "y * logistic(-x)", "1.001 * y * logistic(-x)"),
-    (activations, "sigmoid", "logistic(-x)", "logistic(x)"),
-    (activations, "softplus", "(logistic(x) * dy,)", "(logistic(-x) * dy,)"),
-    (activations, "silu", "1.0 + x * logistic(-x)", "1.0"),
-    (activations, "elu", "jnp.where(x > 0.0, dy, alpha * jnp.exp(below) * dy)", "dy"),
-    (activations, "gelu", "phi_cdf + x * slope", "phi_cdf"),
-    (activations, "gelu", "phi_cdf + x * slope", "phi_cdf - x * slope"),
-    (activations, "gelu", "3.0 * 0.044715", "0.044715"),
-    (losses, "mean_squared_error", "2.0 * (p - t)", "(p - t)"),
-    (losses, "mean_squared_error", "(p - t) *", "(t - p) *"),
-    (losses, "mean_squared_error", "per_output(dvalues, p)", "per_output(dvalues, p[..., :1])"),
-    (losses, "binary_cross_entropy", "logistic(z) - t", "1.001 * (logistic(z) - t)"),
-    (losses, "binary_cross_entropy", "logistic(z) - t", "logistic(z)"),
-    (losses, "cross_entropy", "* targets.sum(axis=-1, keepdims=True) - targets", "- targets"),
-    (losses, "cross_entropy", "factor * dvalues", "factor * dvalues.mean()"),
-    (losses, "cross_entropy", "factor * dvalues", "dvalues"),
-    (losses, "cross_entropy", "targets.sum(axis=-1", "targets.sum(axis=0"),
-    (losses, "supervised", "share.loss * delta", "delta"),
-    (losses, "supervised", "share.loss * delta", "share.metric * delta"),
-]
-
-
 @pytest.mark.parametrize(("module", "name", "text", "mutation"), MUTANTS)
 def test_every_mutant_is_killed(module, name, text, mutation):
     rule = getattr(module, name)
@@ -292,14 +230,7 @@ def checks(name):
     """The comparisons that hold the rule of that name to account."""
     if name == "supervised":
         return [lambda rules: whole_error(rules)]
-    stem = {"mean_squared_error": "mse", "binary_cross_entropy": "bce", "cross_entropy": "ce"}
-    stem |= {"leaky": "leaky_relu", "activation": "tanh", "add": "parallel-add"}
-    stem |= {
-        "concatenate": "parallel-concatenate",
-        "standardise": "batch",
-        "scale_and_bias": "layer",
-    }
-    stem = stem.get(name, name)
+    stem = STEMS.get(name, name)
     cases = [case for case in CASES if case.name.startswith(stem)]
     assert cases
     return [

@@ -11,7 +11,7 @@ import funcnet as fn
 
 ROOT = Path(fn.__file__).parent
 ORDER = [
-    {"version", "pairs"},
+    {"version", "pairs", "numerics"},
     {"layers", "losses", "metrics", "schedules", "shuffle", "datasets"},
     {"combine", "optimizers"},
     {"task"},

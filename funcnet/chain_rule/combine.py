@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcnet.combine import layer_keys
+from funcnet.layers.sequence import join, split
 
 
 def serial(params, state, x, *, layers, vjp, key=None, train=False):
@@ -33,12 +34,27 @@ def serial(params, state, x, *, layers, vjp, key=None, train=False):
 def residual(params, state, x, *, branch, vjp, key=None, train=False):
     """y = x + f(x): dx = dy + that of f."""
     y, pullback, state = vjp(branch, params, state, x, key=key, train=train)
+    (values, mask), (moved, _) = split(x), split(y)
 
     def backward(dy):
         dparams, dx = pullback(dy)
-        return dparams, dy + dx
+        (delta, nothing), (through, _) = split(dy), split(dx)
+        return dparams, join(delta + through, nothing)
 
-    return x + y, backward, state
+    return join(values + moved, mask), backward, state
+
+
+def masked(params, state, x, *, layer, vjp, key=None, train=False):
+    """The layer's rule; a mask has no derivative."""
+    values, mask = split(x)
+    y, pullback, state = vjp(layer, params, state, values, key=key, train=train)
+
+    def backward(dy):
+        delta, nothing = split(dy)
+        dparams, dx = pullback(delta)
+        return dparams, join(dx, nothing)
+
+    return join(y, mask), backward, state
 
 
 def parallel(params, state, x, *, branches, vjp, key=None, train=False):

@@ -5,7 +5,8 @@ import math
 import jax.numpy as jnp
 
 from funcnet.chain_rule.activations import logistic
-from funcnet.losses import inner, per_example, same_shape, soft_targets, widen
+from funcnet.losses import inner, per_example, same_shape, soft_targets
+from funcnet.numerics import widen
 from funcnet.task import report, shares, unpack, without_masked
 
 

@@ -7,7 +7,8 @@ mean, the other what comes through the variance.
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.layers.norm import grouped, widened
+from funcnet.layers.norm import grouped
+from funcnet.numerics import widen
 
 
 def standardise(x, axes, eps):
@@ -32,7 +33,7 @@ def scale_and_bias(params, n, dtype):
     """y = scale n + bias; dparams, and dn, from dy."""
 
     def pullback(dy):
-        dy = widened(dy)
+        dy = widen(dy)
         grads = {"scale": summed(n * dy, params["scale"]), "bias": summed(dy, params["bias"])}
         return grads, params["scale"] * dy
 
@@ -40,7 +41,7 @@ def scale_and_bias(params, n, dtype):
 
 
 def layer_norm(params, state, x, *, eps, key=None, train=False):
-    n, back = standardise(widened(x), -1, eps)
+    n, back = standardise(widen(x), -1, eps)
     y, scale_back = scale_and_bias(params, n, x.dtype)
 
     def pullback(dy):
@@ -52,20 +53,20 @@ def layer_norm(params, state, x, *, eps, key=None, train=False):
 
 def rms_norm(params, state, x, *, eps, key=None, train=False):
     """n = x r, r = 1 / sqrt(mean(x^2) + eps): dx = r (dn - n mean(n dn))."""
-    wide, scale = widened(x), params["scale"]
+    wide, scale = widen(x), params["scale"]
     r = lax.rsqrt((wide**2).mean(-1, keepdims=True) + jnp.asarray(eps, wide.dtype))
     n = wide * r
 
     def pullback(dy):
-        dn = scale * widened(dy)
+        dn = scale * widen(dy)
         dx = r * (dn - n * (n * dn).mean(-1, keepdims=True))
-        return {"scale": summed(n * widened(dy), scale)}, dx.astype(x.dtype)
+        return {"scale": summed(n * widen(dy), scale)}, dx.astype(x.dtype)
 
     return (scale * n).astype(x.dtype), pullback, state
 
 
 def group_norm(params, state, x, *, groups, eps, key=None, train=False):
-    n, back = standardise(grouped(widened(x), groups), (1, 3), eps)
+    n, back = standardise(grouped(widen(x), groups), (1, 3), eps)
     y, scale_back = scale_and_bias(params, n.reshape(x.shape), x.dtype)
 
     def pullback(dy):
@@ -77,7 +78,7 @@ def group_norm(params, state, x, *, groups, eps, key=None, train=False):
 
 def batch_norm(params, state, x, *, decay, eps, key=None, train=False):
     """As layer norm over the other axes; with running statistics, dx = r dn."""
-    wide, axes = widened(x), tuple(range(x.ndim - 1))
+    wide, axes = widen(x), tuple(range(x.ndim - 1))
     if train:
         n, back = standardise(wide, axes, eps)
         count = max(x.size // x.shape[-1] - 1, 1)

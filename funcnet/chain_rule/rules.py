@@ -37,6 +37,7 @@ RULES: dict[Any, Any] = {
     norm.batch_norm_apply: by_norm.batch_norm,
     combine.serial_apply: Recursive(by_combination.serial),
     combine.residual_apply: Recursive(by_combination.residual),
+    combine.masked_apply: Recursive(by_combination.masked),
     combine.parallel_apply: Recursive(by_combination.parallel),
     combine.repeat_apply: Recursive(by_combination.repeat),
     combine.remat_apply: Recursive(by_combination.remat),

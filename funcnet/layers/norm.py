@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
+from funcnet.numerics import widen
 from funcnet.pairs import Network, fix, number
 
 
@@ -28,10 +29,6 @@ def check_features(name, x, features):
         )
 
 
-def widened(x):
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def standardised(x, axes, eps):
     """(x - mean) / sqrt(variance + eps) over `axes`, with the mean and variance."""
     mean = x.mean(axes, keepdims=True)
@@ -51,7 +48,7 @@ def grouped(x, groups):
 
 def layer_norm_apply(params, state, x, *, key=None, train=False, eps):
     check_features("layer_norm", x, params["scale"].size)
-    return affine(params, standardised(widened(x), -1, eps)[0], x.dtype), state
+    return affine(params, standardised(widen(x), -1, eps)[0], x.dtype), state
 
 
 def layer_norm(features: int, *, eps: float = 1e-5) -> Network:
@@ -66,7 +63,7 @@ def layer_norm(features: int, *, eps: float = 1e-5) -> Network:
 
 def rms_norm_apply(params, state, x, *, key=None, train=False, eps):
     check_features("rms_norm", x, params["scale"].size)
-    wide = widened(x)
+    wide = widen(x)
     square = jnp.square(wide).mean(-1, keepdims=True)
     normal = wide * lax.rsqrt(square + jnp.asarray(eps, wide.dtype))
     return (normal * params["scale"]).astype(x.dtype), state
@@ -85,7 +82,7 @@ def group_norm_apply(params, state, x, *, key=None, train=False, groups, eps):
     check_features("group_norm", x, params["scale"].size)
     if x.ndim < 2:
         raise ValueError(f"group_norm expects [n, ..., features], got x of shape {x.shape}")
-    normal = standardised(grouped(widened(x), groups), (1, 3), eps)[0]
+    normal = standardised(grouped(widen(x), groups), (1, 3), eps)[0]
     return affine(params, normal.reshape(x.shape), x.dtype), state
 
 
@@ -109,7 +106,7 @@ def instance_norm(features: int, *, eps: float = 1e-5) -> Network:
 
 def batch_norm_apply(params, state, x, *, key=None, train=False, decay, eps):
     check_features("batch_norm", x, params["scale"].size)
-    wide = widened(x)
+    wide = widen(x)
     if not train:
         factor = lax.rsqrt(state["variance"] + eps)
         return affine(params, (wide - state["mean"]) * factor, x.dtype), state
