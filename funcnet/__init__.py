@@ -3,7 +3,18 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from funcnet.combine import frozen, masked, mlp, named, parallel, remat, repeat, residual, serial
+from funcnet.combine import (
+    bidirectional,
+    frozen,
+    masked,
+    mlp,
+    named,
+    parallel,
+    remat,
+    repeat,
+    residual,
+    serial,
+)
 from funcnet.layers.activation import (
     activation,
     elu,
@@ -15,14 +26,35 @@ from funcnet.layers.activation import (
     softplus,
     tanh,
 )
+from funcnet.layers.attention import attention
+from funcnet.layers.conv import conv, conv_transpose
 from funcnet.layers.dropout import drop_path, dropout
 from funcnet.layers.embedding import embedding
 from funcnet.layers.linear import dense
 from funcnet.layers.norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from funcnet.layers.pool import (
+    average_pool,
+    global_average_pool,
+    global_max_pool,
+    max_pool,
+    subsample,
+)
+from funcnet.layers.position import learned_positions, sinusoidal
+from funcnet.layers.recurrent import (
+    Cell,
+    gru,
+    gru_cell,
+    lstm,
+    lstm_cell,
+    over_time,
+    rnn,
+    rnn_cell,
+)
 from funcnet.layers.sequence import Masked, last_step
-from funcnet.layers.shape import add, concatenate, flatten, identity
+from funcnet.layers.shape import add, concatenate, flatten, identity, multiply, tokens
 from funcnet.losses import binary_cross_entropy, cross_entropy, mean_squared_error
 from funcnet.metrics import accuracy, binary_accuracy
+from funcnet.networks import lenet, resnet
 from funcnet.optimizers import (
     adagrad,
     adam,
@@ -41,6 +73,7 @@ from funcnet.schedules import constant, inverse_time, warmup_cosine
 from funcnet.shuffle import batch_indices
 from funcnet.task import supervised
 from funcnet.training import Result, RunState, evaluate, resume, run, trainer
+from funcnet.transformer import swiglu, transformer_block
 from funcnet.version import __version__
 
 if TYPE_CHECKING:
@@ -68,6 +101,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Cell",
     "GradientErrors",
     "Masked",
     "Network",
@@ -84,8 +118,11 @@ __all__ = [
     "add",
     "add_decayed_weights",
     "apply_updates",
+    "attention",
+    "average_pool",
     "batch_indices",
     "batch_norm",
+    "bidirectional",
     "binary_accuracy",
     "binary_cross_entropy",
     "chain",
@@ -94,6 +131,8 @@ __all__ = [
     "clip_by_global_norm",
     "concatenate",
     "constant",
+    "conv",
+    "conv_transpose",
     "cross_entropy",
     "datasets",
     "dense",
@@ -106,8 +145,12 @@ __all__ = [
     "flatten",
     "frozen",
     "gelu",
+    "global_average_pool",
+    "global_max_pool",
     "global_norm",
     "group_norm",
+    "gru",
+    "gru_cell",
     "hyperparameters",
     "identity",
     "instance_norm",
@@ -115,28 +158,43 @@ __all__ = [
     "last_step",
     "layer_norm",
     "leaky_relu",
+    "learned_positions",
+    "lenet",
+    "lstm",
+    "lstm_cell",
     "masked",
+    "max_pool",
     "mean_squared_error",
     "mlp",
     "momentum",
+    "multiply",
     "named",
     "nesterov",
+    "over_time",
     "parallel",
     "relu",
     "remat",
     "repeat",
     "residual",
+    "resnet",
     "resume",
     "rms_norm",
     "rmsprop",
+    "rnn",
+    "rnn_cell",
     "run",
     "serial",
     "sgd",
     "sigmoid",
     "silu",
+    "sinusoidal",
     "softplus",
+    "subsample",
     "supervised",
+    "swiglu",
     "tanh",
+    "tokens",
     "trainer",
+    "transformer_block",
     "warmup_cosine",
 ]

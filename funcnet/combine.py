@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from funcnet.layers.activation import relu
 from funcnet.layers.linear import Initializer, dense, lecun_normal
-from funcnet.layers.sequence import join, split
+from funcnet.layers.sequence import check_mask, cleared, join, split
 from funcnet.pairs import Network, fix, partial
 
 
@@ -70,7 +70,7 @@ def residual(network: Network) -> Network:
 
 def masked_apply(params, state, x, *, key=None, train=False, layer):
     values, mask = split(x)
-    y, state = layer(params, state, values, key=key, train=train)
+    y, state = layer(params, state, cleared(values, mask), key=key, train=train)
     return join(y, mask), state
 
 
@@ -97,6 +97,38 @@ def parallel(*networks: Network) -> Network:
     return Network(
         Partial(serial_init, inits=tuple(partial(network.init) for network in networks)),
         Partial(parallel_apply, branches=tuple(partial(n.apply) for n in networks)),
+    )
+
+
+def flipped(x):
+    """A sequence, and its mask, in the opposite order."""
+    values, mask = split(x)
+    return join(jnp.flip(values, 1), None if mask is None else jnp.flip(mask, 1))
+
+
+def bidirectional_apply(params, state, x, *, key=None, train=False, forward, backward):
+    values, mask = split(x)
+    if values.ndim < 3:
+        raise ValueError(f"bidirectional expects [n, T, features], got x of shape {values.shape}")
+    check_mask("bidirectional", values, mask)
+    keys = layer_keys(key, 2)
+    ahead, ahead_state = forward(params[0], state[0], x, key=keys[0], train=train)
+    back, back_state = backward(params[1], state[1], flipped(x), key=keys[1], train=train)
+    parts = (split(ahead)[0], split(flipped(back))[0])
+    return join(jnp.concatenate(parts, axis=-1), mask), (ahead_state, back_state)
+
+
+def bidirectional(forward: Network, backward: Network) -> Network:
+    """One network from the first step on and one from the last step back, their outputs joined at
+    each step (Schuster & Paliwal 1997): [n, T, ...] -> [n, T, a + b].
+
+    Parameters and state are pairs. Both must leave a masked step alone, as `over_time` does.
+    """
+    return Network(
+        Partial(serial_init, inits=(partial(forward.init), partial(backward.init))),
+        Partial(
+            bidirectional_apply, forward=partial(forward.apply), backward=partial(backward.apply)
+        ),
     )
 
 

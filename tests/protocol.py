@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import funcnet as fn
 from funcnet import chain_rule
+from funcnet.layers.sequence import join, split
 
 STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
 
@@ -31,24 +32,34 @@ def problem(case: Case, dtype, rules=chain_rule.RULES) -> Problem:
     x = random_like(jax.ShapeDtypeStruct(case.shape, dtype), 1, dtype)
     if isinstance(case.function, fn.Network):
         network = case.function
-        params, state = network.init(jax.random.key(0))
+        # Only the shapes of the parameters are needed, and to draw initial ones takes a while.
+        params, state = jax.eval_shape(network.init, jax.random.key(0))
         params = random_like(params, 2, dtype)
-        if state_leaves := jax.tree.leaves(state):
-            assert all((leaf >= 0.0).all() for leaf in state_leaves)
+        if jax.tree.leaves(state):
+            _, state = network.init(jax.random.key(0))
+            assert all((leaf >= 0.0).all() for leaf in jax.tree.leaves(state))
         state = jax.tree.map(lambda a: (a + 0.5).astype(dtype), state)
         whole = (params, x) if case.target is None else (params,)
 
         def primals(inputs):
-            return inputs[0], state, inputs[1] if inputs[1:] else jnp.asarray(case.target)
+            x = inputs[1] if inputs[1:] else jnp.asarray(case.target)
+            return inputs[0], state, join(x, case.mask)
 
         def plain(inputs):
-            return network.apply(*primals(inputs), **case.context)[0]
+            return split(network.apply(*primals(inputs), **case.context)[0])[0]
 
         def hand(inputs):
             y, pullback, _ = chain_rule.vjp(
                 network.apply, *primals(inputs), rules=rules, **case.context
             )
-            return y, lambda dy: pullback(dy)[: len(whole)]
+            y, mask = split(y)
+            nothing = None if mask is None else np.zeros(mask.shape, jax.dtypes.float0)
+
+            def values_back(dy):
+                dparams, dx = pullback(join(dy, nothing))
+                return (dparams, split(dx)[0])[: len(whole)]
+
+            return y, values_back
 
         return Problem(plain, hand, whole)
     target = jnp.asarray(case.target)

@@ -14,8 +14,8 @@ ORDER = [
     {"version", "pairs", "numerics"},
     {"layers", "losses", "metrics", "schedules", "shuffle", "datasets"},
     {"combine", "optimizers"},
-    {"task"},
-    {"training"},
+    {"task", "transformer"},
+    {"training", "networks"},
     {"chain_rule"},
     {"verify"},
 ]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcnet.combine import layer_keys
-from funcnet.layers.sequence import join, split
+from funcnet.layers.sequence import cleared, join, split
 
 
 def serial(params, state, x, *, layers, vjp, key=None, train=False):
@@ -45,14 +45,14 @@ def residual(params, state, x, *, branch, vjp, key=None, train=False):
 
 
 def masked(params, state, x, *, layer, vjp, key=None, train=False):
-    """The layer's rule; a mask has no derivative."""
+    """The layer's rule on the steps that are there; a mask has no derivative."""
     values, mask = split(x)
-    y, pullback, state = vjp(layer, params, state, values, key=key, train=train)
+    y, pullback, state = vjp(layer, params, state, cleared(values, mask), key=key, train=train)
 
     def backward(dy):
         delta, nothing = split(dy)
         dparams, dx = pullback(delta)
-        return dparams, join(dx, nothing)
+        return dparams, join(cleared(dx, mask), nothing)
 
     return join(y, mask), backward, state
 
@@ -73,6 +73,33 @@ def parallel(params, state, x, *, branches, vjp, key=None, train=False):
         return grads, jax.tree.map(lambda *dx: sum(dx[1:], dx[0]), *(dx for _, dx in pairs))
 
     return tuple(y for y, _, _ in parts), backward, tuple(state for _, _, state in parts)
+
+
+def bidirectional(params, state, x, *, forward, backward, vjp, key=None, train=False):
+    """y_t = (f(x)_t, g(x reversed)_{T - t}): dy cut in two, and dx the one's and the other's."""
+
+    def turned(x):
+        return jax.tree.map(lambda a: a[:, ::-1], x)
+
+    keys = layer_keys(key, 2)
+    ahead, ahead_back, ahead_state = vjp(
+        forward, params[0], state[0], x, key=keys[0], train=train
+    )
+    behind, behind_back, behind_state = vjp(
+        backward, params[1], state[1], turned(x), key=keys[1], train=train
+    )
+    first, mask = split(ahead)
+    y = jnp.concatenate([first, split(turned(behind))[0]], axis=-1)
+
+    def pullback(dy):
+        delta, nothing = split(dy)
+        size = first.shape[-1]
+        ahead_grads, dx = ahead_back(join(delta[..., :size], nothing))
+        behind_grads, other = behind_back(join(delta[:, ::-1, size:], nothing))
+        total = split(dx)[0] + split(other)[0][:, ::-1]
+        return (ahead_grads, behind_grads), join(total, nothing)
+
+    return join(y, mask), pullback, (ahead_state, behind_state)
 
 
 def repeat(params, state, x, *, layer, count, vjp, key=None, train=False):

@@ -49,6 +49,11 @@ def flatten(params, state, x, *, key=None, train=False):
     return y, lambda dy: ((), dy.reshape(x.shape)), state
 
 
+def tokens(params, state, x, *, key=None, train=False):
+    """A reshape: dx has x's shape."""
+    return x.reshape(len(x), -1, x.shape[-1]), lambda dy: ((), dy.reshape(x.shape)), state
+
+
 def identity(params, state, x, *, key=None, train=False):
     """y = x: dx = dy."""
     return x, lambda dy: ((), dy), state
@@ -66,6 +71,15 @@ def drop_path(params, state, x, *, rate, key=None, train=False):
 def add(params, state, x, *, key=None, train=False):
     """y = sum_i x_i: dx_i = dy."""
     return sum(x[1:], x[0]), lambda dy: ((), (dy,) * len(x)), state
+
+
+def multiply(params, state, x, *, key=None, train=False):
+    """y = prod_i x_i: dx_i = dy times the product of the others."""
+
+    def pullback(dy):
+        return (), tuple(math.prod((*x[:i], *x[i + 1 :]), start=dy) for i in range(len(x)))
+
+    return math.prod(x[1:], start=x[0]), pullback, state
 
 
 def concatenate(params, state, x, *, key=None, train=False):

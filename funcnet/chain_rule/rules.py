@@ -8,11 +8,27 @@ import jax.numpy as jnp
 
 from funcnet import combine, losses, task
 from funcnet.chain_rule import activations as act
+from funcnet.chain_rule import attention as by_attention
 from funcnet.chain_rule import combine as by_combination
+from funcnet.chain_rule import conv as by_conv
 from funcnet.chain_rule import layers as by_layer
 from funcnet.chain_rule import losses as by_loss
 from funcnet.chain_rule import norm as by_norm
-from funcnet.layers import activation, dropout, embedding, linear, norm, shape
+from funcnet.chain_rule import recurrent as by_recurrence
+from funcnet.layers import (
+    activation,
+    attention,
+    conv,
+    dropout,
+    embedding,
+    linear,
+    norm,
+    pool,
+    position,
+    recurrent,
+    sequence,
+    shape,
+)
 
 
 class Recursive(NamedTuple):
@@ -28,17 +44,41 @@ RULES: dict[Any, Any] = {
     shape.identity_apply: by_layer.identity,
     activation.activation_apply: Recursive(by_layer.activation),
     dropout.drop_path_apply: by_layer.drop_path,
+    conv.conv_apply: by_conv.conv,
+    conv.conv_transpose_apply: by_conv.conv_transpose,
+    pool.max_pool_apply: by_conv.max_pool,
+    pool.average_pool_apply: by_conv.average_pool,
+    pool.average_pool_inside_apply: by_conv.average_pool_inside,
+    pool.subsample_apply: by_conv.subsample,
+    shape.tokens_apply: by_layer.tokens,
+    pool.global_max_pool_apply: by_conv.global_max_pool,
+    pool.global_average_pool_apply: by_conv.global_average_pool,
     embedding.embedding_apply: by_layer.embedding,
     shape.add_apply: by_layer.add,
+    shape.multiply_apply: by_layer.multiply,
     shape.concatenate_apply: by_layer.concatenate,
     norm.layer_norm_apply: by_norm.layer_norm,
     norm.rms_norm_apply: by_norm.rms_norm,
     norm.group_norm_apply: by_norm.group_norm,
     norm.batch_norm_apply: by_norm.batch_norm,
+    attention.attention_apply: Recursive(by_attention.attention),
+    attention.dot_product: by_attention.dot_product,
+    position.sinusoidal_apply: by_attention.sinusoidal,
+    position.learned_positions_apply: by_attention.learned_positions,
+    recurrent.drive_of: by_recurrence.project,
+    recurrent.zeros: by_recurrence.zeros,
+    recurrent.two_zeros: by_recurrence.two_zeros,
+    recurrent.rnn_step: Recursive(by_recurrence.rnn_step),
+    recurrent.lstm_step: by_recurrence.lstm_step,
+    recurrent.gru_step: by_recurrence.gru_step,
+    recurrent.over_time_apply: Recursive(by_recurrence.over_time),
+    recurrent.carried_apply: Recursive(by_recurrence.carried),
+    sequence.last_step_apply: by_recurrence.last_step,
     combine.serial_apply: Recursive(by_combination.serial),
     combine.residual_apply: Recursive(by_combination.residual),
     combine.masked_apply: Recursive(by_combination.masked),
     combine.parallel_apply: Recursive(by_combination.parallel),
+    combine.bidirectional_apply: Recursive(by_combination.bidirectional),
     combine.repeat_apply: Recursive(by_combination.repeat),
     combine.remat_apply: Recursive(by_combination.remat),
     combine.named_apply: Recursive(by_combination.named),

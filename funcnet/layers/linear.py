@@ -17,6 +17,14 @@ Initializer = Callable[..., Any]
 """`(key, shape) -> array`, as in `jax.nn.initializers`."""
 
 
+def check_floating(name, x):
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError(
+            f"{name} expects floating-point features, got x of dtype {x.dtype}; "
+            "scale integer images first, e.g. x / 255"
+        )
+
+
 def dense_init(key, *, fan_in, fan_out, weight_init, bias_init):
     weight_key, bias_key = jax.random.split(key)
     params = {"weight": weight_init(weight_key, (fan_in, fan_out))}
@@ -27,11 +35,7 @@ def dense_init(key, *, fan_in, fan_out, weight_init, bias_init):
 
 def dense_apply(params, state, x, *, key=None, train=False):
     weight = params["weight"]
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise ValueError(
-            f"dense expects floating-point features, got x of dtype {x.dtype}; "
-            "scale integer images first, e.g. x / 255"
-        )
+    check_floating("dense", x)
     if x.ndim < 1 or x.shape[-1] != weight.shape[0]:
         raise ValueError(
             f"dense expects {weight.shape[0]} features in the last axis, got x of shape {x.shape}"

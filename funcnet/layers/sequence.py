@@ -29,13 +29,33 @@ def join(values, mask):
     return values if mask is None else Masked(values, mask)
 
 
+def check_mask(name, values, mask):
+    """Whether a mask says of each step if it is there, and nothing else."""
+    if mask is not None and (mask.shape != values.shape[:2] or mask.dtype != bool):
+        raise ValueError(
+            f"{name} expects a mask of bool and of the shape {values.shape[:2]}, "
+            f"got {mask.dtype} of shape {mask.shape}"
+        )
+
+
+def cleared(values, mask):
+    """The values with 0 at the steps that a mask [n, T] says are not there: even a NaN there is
+    then without influence. Of another mask, which is about pairs of steps, nothing is cleared."""
+    if mask is None or mask.ndim != 2:
+        return values
+    return jnp.where(mask.reshape(*mask.shape, *(1,) * (values.ndim - 2)), values, 0.0)
+
+
 def last_step_apply(params, state, x, *, key=None, train=False):
     values, mask = split(x)
+    if values.ndim < 2 or values.shape[1] < 1:
+        raise ValueError(f"last_step expects [n, T, ...], T >= 1, got x of shape {values.shape}")
+    check_mask("last_step", values, mask)
     if mask is None:
         return values[:, -1], state
     last = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
-    y = jnp.take_along_axis(values, last[:, None, None], axis=1)[:, 0]
-    return jnp.where(mask.any(axis=1)[:, None], y, 0.0), state
+    y = values[jnp.arange(len(last)), last]
+    return jnp.where(mask.any(axis=1).reshape(-1, *[1] * (y.ndim - 1)), y, 0.0), state
 
 
 last_step = stateless(last_step_apply)

@@ -31,6 +31,16 @@ flatten = stateless(flatten_apply)
 """All axes but the first made one: [n, a, b, ...] -> [n, a * b * ...]."""
 
 
+def tokens_apply(params, state, x, *, key=None, train=False):
+    if x.ndim < 3:
+        raise ValueError(f"tokens expects [n, *spatial, features], got x of shape {x.shape}")
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]), state
+
+
+tokens = stateless(tokens_apply)
+"""The spatial axes made one, as an image is made a sequence: [n, a, b, f] -> [n, a * b, f]."""
+
+
 def identity_apply(params, state, x, *, key=None, train=False):
     return jnp.asarray(x), state
 
@@ -47,6 +57,16 @@ def add_apply(params, state, x, *, key=None, train=False):
 
 add = stateless(add_apply)
 """The sum of a tuple of arrays of one shape, such as `parallel` gives."""
+
+
+def multiply_apply(params, state, x, *, key=None, train=False):
+    if len({part.shape for part in x}) != 1:
+        raise ValueError(f"multiply expects parts of one shape, got {[part.shape for part in x]}")
+    return math.prod(x[1:], start=x[0]), state
+
+
+multiply = stateless(multiply_apply)
+"""The product, element by element, of a tuple of arrays of one shape, such as `parallel` gives."""
 
 
 def concatenate_apply(params, state, x, *, key=None, train=False):

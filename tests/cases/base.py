@@ -8,14 +8,15 @@ import jax
 
 
 class Case(NamedTuple):
-    """A network and an input shape (or, as the target, integers), or a loss with a prediction's
-    shape and a target."""
+    """A network and an input shape (or, as the target, integers; or with a mask of a sequence),
+    or a loss with a prediction's shape and a target."""
 
     name: str
     function: Any
     shape: tuple[int, ...]
     target: Any = None
     context: Mapping[str, Any] = MappingProxyType({})
+    mask: Any = None
 
 
 KEYED = {"key": jax.random.key(3), "train": True}

@@ -8,6 +8,7 @@ import funcnet as fn
 from cases.base import KEYED, Case, layer
 from funcnet.chain_rule import activations, combine, layers, losses, norm
 
+THERE = np.array([[True, False, True], [True, True, False]])
 LABELS = np.array([2, 0, 1, 2, 2, 1, 0])
 CLASS_WEIGHT = np.array([0.5, 1.5, 2.0])
 
@@ -68,6 +69,7 @@ CASES = [
         (3, 3),
         context=KEYED,
     ),
+    Case("masked", fn.residual(fn.masked(fn.dense(2, 2))), (2, 3, 2), mask=THERE),
     *layer("named", fn.named("block", fn.dense(3, 2)), (3, 3)),
     *layer("frozen", fn.serial(fn.frozen(fn.dense(3, 3)), fn.dense(3, 2)), (3, 3)),
     Case("mse", fn.mean_squared_error, (5, 3), np.arange(15.0).reshape(5, 3) / 7),
@@ -116,7 +118,9 @@ MUTANTS = [
     (norm, "scale_and_bias", 'params["scale"] * dy', "dy"),
     (norm, "group_norm", "back(grouped(dn, groups))", "grouped(dn, groups)"),
     (norm, "batch_norm", "return r * dn", "return dn"),
-    (combine, "residual", "dy + dx", "dx"),
+    (combine, "residual", "delta + through", "through"),
+    (combine, "masked", "join(cleared(dx, mask), nothing)", "join(dx, nothing)"),
+    (combine, "masked", "cleared(values, mask), key", "values, key"),
     (combine, "parallel", "sum(dx[1:], dx[0])", "dx[0]"),
     (combine, "repeat", "reverse=True", "reverse=False"),
     (combine, "frozen", "pullback(dy)[1]", "dy"),

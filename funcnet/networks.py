@@ -1,0 +1,74 @@
+"""Well-known networks, each a few lines of the library's own layers: read them, copy them, change
+them."""
+
+from jax.nn import initializers
+
+from funcnet.combine import parallel, repeat, residual, serial
+from funcnet.layers.activation import relu, tanh
+from funcnet.layers.conv import conv
+from funcnet.layers.linear import dense
+from funcnet.layers.norm import batch_norm
+from funcnet.layers.pool import average_pool, global_average_pool, subsample
+from funcnet.layers.shape import add, flatten
+from funcnet.pairs import Network
+
+he_normal = initializers.he_normal()
+"""Var(w) = 2 / fan_in (He et al. 2015): keeps the mean square through convolution and ReLU."""
+
+
+def lenet(classes: int = 10, channels: int = 1) -> Network:
+    """LeNet-5 (LeCun et al. 1998) for images [n, 28, 28, channels], logits [n, classes].
+
+    As commonly given today: plain average pooling, every filter sees every feature, and the last
+    layer is linear rather than made of radial basis functions. 61,706 parameters with one channel
+    and ten classes.
+    """
+    return serial(
+        *(conv(channels, 6, (5, 5)), tanh, average_pool((2, 2))),
+        *(conv(6, 16, (5, 5), padding="valid"), tanh, average_pool((2, 2))),
+        *(flatten, dense(400, 120), tanh, dense(120, 84), tanh, dense(84, classes)),
+    )
+
+
+def plain_conv(fan_in: int, fan_out: int, stride: int = 1) -> Network:
+    """A 3x3 convolution for batch norm to follow, hence without bias."""
+    return conv(
+        fan_in, fan_out, (3, 3), stride=stride, padding=1, weight_init=he_normal, bias_init=None
+    )
+
+
+def resnet_branch(fan_in: int, fan_out: int, stride: int) -> Network:
+    """Two 3x3 convolutions with batch norm, ReLU between them."""
+    return serial(
+        *(plain_conv(fan_in, fan_out, stride), batch_norm(fan_out), relu),
+        *(plain_conv(fan_out, fan_out), batch_norm(fan_out)),
+    )
+
+
+def resnet(
+    depth: int = 20, classes: int = 10, channels: int = 3, features: tuple[int, ...] = (16, 32, 64)
+) -> Network:
+    """The CIFAR ResNets (He et al. 2016, section 4.2) of depth 6 m + 2: 20, 32, 44, 56, 110.
+
+    x: [n, height, width, channels], logits: [n, classes]. Three stages of m blocks with so many
+    features; the first block of the second and third halves both spatial axes. Shortcuts have no
+    parameters: every second position, and zeros for new features (the paper's option A). Depth 20
+    has 269,722 parameters.
+    """
+    blocks, rest = divmod(depth - 2, 6)
+    if rest or blocks < 1:
+        raise ValueError(f"resnet expects a depth of 6 m + 2, such as 20 or 32, got {depth}")
+    first, *_, last = features
+    layers = [plain_conv(channels, first), batch_norm(first), relu]
+    fan_in = first
+    for fan_out in features:
+        same = serial(residual(resnet_branch(fan_out, fan_out, 1)), relu)
+        if fan_out == fan_in:
+            layers.append(repeat(same, blocks))
+            continue
+        down = parallel(resnet_branch(fan_in, fan_out, 2), subsample(2, fan_out))
+        layers += [down, add, relu]
+        if blocks > 1:
+            layers.append(repeat(same, blocks - 1))
+        fan_in = fan_out
+    return serial(*layers, global_average_pool, dense(last, classes))
