@@ -14,7 +14,9 @@ from funcnet.combine import (
     repeat,
     residual,
     serial,
+    tied_embedding,
 )
+from funcnet.generate import generate
 from funcnet.layers.activation import (
     activation,
     elu,
@@ -54,7 +56,7 @@ from funcnet.layers.sequence import Masked, last_step
 from funcnet.layers.shape import add, concatenate, flatten, identity, multiply, tokens
 from funcnet.losses import binary_cross_entropy, cross_entropy, mean_squared_error
 from funcnet.metrics import accuracy, binary_accuracy
-from funcnet.networks import lenet, resnet
+from funcnet.networks import gpt, lenet, resnet, vit
 from funcnet.optimizers import (
     adagrad,
     adam,
@@ -69,6 +71,7 @@ from funcnet.optimizers import (
     sgd,
 )
 from funcnet.pairs import Network, Optimizer, Task, Trainer, fix, hyperparameters
+from funcnet.precision import compute_dtype, param_dtype
 from funcnet.schedules import constant, inverse_time, warmup_cosine
 from funcnet.shuffle import batch_indices
 from funcnet.task import supervised
@@ -129,6 +132,7 @@ __all__ = [
     "chain_rule",
     "check_gradients",
     "clip_by_global_norm",
+    "compute_dtype",
     "concatenate",
     "constant",
     "conv",
@@ -145,9 +149,11 @@ __all__ = [
     "flatten",
     "frozen",
     "gelu",
+    "generate",
     "global_average_pool",
     "global_max_pool",
     "global_norm",
+    "gpt",
     "group_norm",
     "gru",
     "gru_cell",
@@ -172,6 +178,7 @@ __all__ = [
     "nesterov",
     "over_time",
     "parallel",
+    "param_dtype",
     "relu",
     "remat",
     "repeat",
@@ -193,8 +200,10 @@ __all__ = [
     "supervised",
     "swiglu",
     "tanh",
+    "tied_embedding",
     "tokens",
     "trainer",
     "transformer_block",
+    "vit",
     "warmup_cosine",
 ]

@@ -10,6 +10,7 @@ from jax.nn import initializers
 from jax.tree_util import Partial
 
 from funcnet.layers.activation import relu
+from funcnet.layers.embedding import embedding_apply, unit_normal
 from funcnet.layers.linear import Initializer, dense, lecun_normal
 from funcnet.layers.sequence import check_mask, cleared, join, split
 from funcnet.pairs import Network, fix, partial
@@ -197,6 +198,45 @@ def frozen_apply(params, state, x, *, key=None, train=False, layer):
 def frozen(network: Network) -> Network:
     """The same network with parameters that are not learnt: their gradient is 0."""
     return Network(partial(network.init), Partial(frozen_apply, layer=partial(network.apply)))
+
+
+def tied_embedding_init(key, *, vocabulary, features, table_init, body):
+    table_key, body_key = jax.random.split(key)
+    params, state = body(body_key)
+    return {"table": table_init(table_key, (vocabulary, features)), "body": params}, state
+
+
+def tied_embedding_apply(params, state, x, *, key=None, train=False, body):
+    table = params["table"]
+    inner, _ = embedding_apply(params, (), x)
+    inner, state = body(params["body"], state, inner, key=key, train=train)
+    if inner.shape[-1:] != table.shape[1:]:
+        raise ValueError(
+            f"tied_embedding expects its body to give {table.shape[1]} features, "
+            f"got an output of shape {inner.shape}"
+        )
+    return inner @ table.T, state
+
+
+def tied_embedding(
+    vocabulary: int, features: int, body: Network, *, table_init: Initializer = unit_normal
+) -> Network:
+    """y = body(table[x]) table': one table to embed ids and to score each of them (Press & Wolf
+    2017).
+
+    x: integers [...], y: [..., vocabulary], table: [vocabulary, features]; the body maps features
+    to features. The parameters are {"table", "body"}, the state the body's. An id out of range
+    gives NaN, as in `embedding`; GPT-2's table begins with a deviation of 0.02.
+    """
+    sizes = {"vocabulary": vocabulary, "features": features}
+    return Network(
+        Partial(
+            fix(tied_embedding_init, **sizes),
+            table_init=partial(table_init),
+            body=partial(body.init),
+        ),
+        Partial(tied_embedding_apply, body=partial(body.apply)),
+    )
 
 
 def mlp(

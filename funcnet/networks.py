@@ -3,14 +3,16 @@ them."""
 
 from jax.nn import initializers
 
-from funcnet.combine import parallel, repeat, residual, serial
+from funcnet.combine import parallel, repeat, residual, serial, tied_embedding
 from funcnet.layers.activation import relu, tanh
 from funcnet.layers.conv import conv
 from funcnet.layers.linear import dense
-from funcnet.layers.norm import batch_norm
+from funcnet.layers.norm import batch_norm, layer_norm
 from funcnet.layers.pool import average_pool, global_average_pool, subsample
-from funcnet.layers.shape import add, flatten
+from funcnet.layers.position import learned_positions, small_normal
+from funcnet.layers.shape import add, flatten, tokens
 from funcnet.pairs import Network
+from funcnet.transformer import transformer_block
 
 he_normal = initializers.he_normal()
 """Var(w) = 2 / fan_in (He et al. 2015): keeps the mean square through convolution and ReLU."""
@@ -72,3 +74,56 @@ def resnet(
             layers.append(repeat(same, blocks - 1))
         fan_in = fan_out
     return serial(*layers, global_average_pool, dense(last, classes))
+
+
+def vit(
+    shape: tuple[int, int] = (32, 32),
+    patch: tuple[int, int] = (4, 4),
+    classes: int = 10,
+    channels: int = 3,
+    *,
+    features: int = 192,
+    depth: int = 9,
+    heads: int = 3,
+    dropout: float | None = None,
+) -> Network:
+    """A vision transformer (Dosovitskiy et al. 2021) for images [n, *shape, channels], logits
+    [n, classes].
+
+    Each patch is one step of a sequence, positions are learnt, and the mean of the last layer's
+    steps is classified (Beyer et al. 2022) rather than a step of its own. `patch` divides `shape`.
+    """
+    if any(size % part for size, part in zip(shape, patch, strict=True)):
+        raise ValueError(f"vit expects a patch that divides the images' {shape}, got {patch}")
+    steps = (shape[0] // patch[0]) * (shape[1] // patch[1])
+    block = transformer_block(features, heads, dropout=dropout)
+    return serial(
+        *(conv(channels, features, patch, stride=patch, padding="valid"), tokens),
+        *(learned_positions(steps, features), repeat(block, depth), layer_norm(features)),
+        *(global_average_pool, dense(features, classes)),
+    )
+
+
+def gpt(
+    vocabulary: int,
+    length: int,
+    *,
+    features: int = 384,
+    depth: int = 6,
+    heads: int = 6,
+    dropout: float | None = None,
+    cache: tuple[int, int] | None = None,
+) -> Network:
+    """A language model in the manner of GPT-2 (Radford et al. 2019): ids [n, T] to the logits of
+    each next id, [n, T, vocabulary], with T <= length.
+
+    Learnt positions, pre-norm blocks with GELU as one scan over `depth`, a last norm, and the
+    embedding's own table for the output. With `cache=(batch, length)` it has the same parameters
+    and generates: the state then holds the keys and values of the steps so far (see `attention`
+    and `generate`).
+    """
+    block = transformer_block(features, heads, causal=True, dropout=dropout, cache=cache)
+    body = serial(
+        learned_positions(length, features, cache=cache), repeat(block, depth), layer_norm(features)
+    )
+    return tied_embedding(vocabulary, features, body, table_init=small_normal)

@@ -1,5 +1,6 @@
 """The measures by which a hand-written rule is compared with other witnesses."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ import funcnet as fn
 from funcnet import chain_rule
 from funcnet.layers.sequence import join, split
 
+QUICK = {"xla_backend_optimization_level": 0}
+"""Each program is run once: to optimise it takes longer."""
 STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
 
 
@@ -86,7 +89,7 @@ def error_of_rule(case, dtype, rules=chain_rule.RULES):
     plain, hand, inputs = problem(case, dtype, rules)
     result = jax.eval_shape(plain, inputs)
     dy = random_like(result, 4, result.dtype)
-    return relative(pulled(hand, inputs, dy), pulled(by_vjp(plain), inputs, dy))
+    return relative(*each_pulled((hand, by_vjp(plain)), inputs, dy))
 
 
 def by_vjp(plain):
@@ -99,14 +102,20 @@ def by_vjp(plain):
     return auto
 
 
+def each_pulled(rules, inputs, dy):
+    """(y, the inputs' cotangents) by each rule, in one compiled program: op by op, or each alone,
+    takes several times as long."""
+
+    def each(inputs, dy):
+        results = [rule(inputs) for rule in rules]
+        return [(y, pullback(dy)) for y, pullback in results]
+
+    return jax.jit(each, compiler_options=QUICK)(inputs, dy)
+
+
 def pulled(rule, inputs, dy):
-    """(y, the inputs' cotangents), compiled: op by op takes several times as long."""
-
-    def both(inputs, dy):
-        y, pullback = rule(inputs)
-        return y, pullback(dy)
-
-    return jax.jit(both)(inputs, dy)
+    """(y, the inputs' cotangents) by one rule."""
+    return each_pulled((rule,), inputs, dy)[0]
 
 
 def jacobians(case):
@@ -125,5 +134,8 @@ def jacobians(case):
         moved = [w * plain(unravel(vector + m * step * direction)).ravel() for m, w in STENCIL]
         return sum(moved) / step
 
-    columns = jax.jit(jax.vmap(column, out_axes=1))(jnp.eye(vector.size))
-    return jax.jit(jax.vmap(row))(basis), columns
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def both(rows, directions):
+        return jax.vmap(row)(rows), jax.vmap(column, out_axes=1)(directions)
+
+    return both(basis, jnp.eye(vector.size))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from protocol import by_vjp, pulled, random_like, relative
+from protocol import by_vjp, each_pulled, pulled, random_like, relative
 
 import funcnet as fn
 from funcnet import chain_rule
@@ -272,7 +272,7 @@ def test_a_block_by_hand():
 
     with jax.enable_x64(True):
         params, state = drawn(network)
-        auto, by_hand = (pulled(rule, (params, X), np.cos(X)) for rule in (by_vjp(plain), hand))
+        auto, by_hand = each_pulled((by_vjp(plain), hand), (params, X), np.cos(X))
         assert relative(by_hand, auto) <= 1e-11
 
 

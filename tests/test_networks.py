@@ -27,6 +27,7 @@ def count(network):
         (fn.resnet(32), (2, 32, 32, 3), 0.46e6),
         (fn.resnet(56), (2, 32, 32, 3), 0.85e6),
         (fn.resnet(110), (2, 32, 32, 3), 1.7e6),
+        (fn.vit(features=192, depth=12, heads=3), (2, 32, 32, 3), 5.4e6),
     ],
 )
 def test_sizes_are_the_published_ones(network, shape, parameters):
@@ -110,6 +111,18 @@ def test_resnet_is_pytorchs():
         np.testing.assert_allclose(y, GOLDEN["evaluated"], rtol=1e-10, atol=1e-12)
 
 
-def test_a_depth_that_is_none_says_so():
+def test_gpt_has_the_size_of_gpt_2():
+    network = fn.gpt(50_257, 1024, features=768, depth=12, heads=12)
+    assert count(network) == 124_439_808
+    ids = jax.ShapeDtypeStruct((2, 16), jnp.int32)
+    y = jax.eval_shape(lambda key, x: network.apply(*network.init(key), x)[0], KEY, ids)
+    assert y.shape == (2, 16, 50_257)
+
+
+def test_choices_that_do_not_fit_say_so():
+    with pytest.raises(
+        ValueError, match=r"patch that divides the images' \(32, 32\), got \(5, 4\)"
+    ):
+        fn.vit(patch=(5, 4))
     with pytest.raises(ValueError, match="depth of 6 m \\+ 2, such as 20 or 32, got 18"):
         fn.resnet(18)

@@ -13,9 +13,9 @@ ROOT = Path(fn.__file__).parent
 ORDER = [
     {"version", "pairs", "numerics"},
     {"layers", "losses", "metrics", "schedules", "shuffle", "datasets"},
-    {"combine", "optimizers"},
+    {"combine", "optimizers", "precision"},
     {"task", "transformer"},
-    {"training", "networks"},
+    {"training", "networks", "generate"},
     {"chain_rule"},
     {"verify"},
 ]

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcnet.combine import layer_keys
+from funcnet.layers.embedding import embedding_apply
 from funcnet.layers.sequence import cleared, join, split
+from funcnet.precision import cast
 
 
 def serial(params, state, x, *, layers, vjp, key=None, train=False):
@@ -82,9 +84,7 @@ def bidirectional(params, state, x, *, forward, backward, vjp, key=None, train=F
         return jax.tree.map(lambda a: a[:, ::-1], x)
 
     keys = layer_keys(key, 2)
-    ahead, ahead_back, ahead_state = vjp(
-        forward, params[0], state[0], x, key=keys[0], train=train
-    )
+    ahead, ahead_back, ahead_state = vjp(forward, params[0], state[0], x, key=keys[0], train=train)
     behind, behind_back, behind_state = vjp(
         backward, params[1], state[1], turned(x), key=keys[1], train=train
     )
@@ -158,3 +158,36 @@ def frozen(params, state, x, *, layer, vjp, key=None, train=False):
     """The parameters are constants: dparams = 0."""
     y, pullback, after = vjp(layer, params, state, x, key=key, train=train)
     return y, lambda dy: (jax.tree.map(jnp.zeros_like, params), pullback(dy)[1]), after
+
+
+def tied_embedding(params, state, x, *, body, vjp, key=None, train=False):
+    """y = h E', h = body(E[x]): dh = dy E, and E gets dy' h from above and its rows from below."""
+    table = params["table"]
+    rows, rows_back, _ = vjp(embedding_apply, params, (), x)
+    h, body_back, after = vjp(body, params["body"], state, rows, key=key, train=train)
+
+    def backward(dy):
+        above = dy.reshape(-1, len(table)).T @ h.reshape(-1, table.shape[1])
+        dbody, drows = body_back((dy @ table).astype(h.dtype))
+        below, dx = rows_back(drows)
+        return {"table": above.astype(table.dtype) + below["table"], "body": dbody}, dx
+
+    return h @ table.T, backward, after
+
+
+def like(grads, primals):
+    """Gradients in the dtypes of what they are gradients of; an integer's is nothing."""
+    nothing = jax.dtypes.float0
+    return jax.tree.map(lambda g, p: g if g.dtype == nothing else g.astype(p.dtype), grads, primals)
+
+
+def compute_dtype(params, state, x, *, layer, dtype, vjp, key=None, train=False):
+    """The layer's rule in that dtype; a cast's derivative is the cast back."""
+    narrow = cast(params, dtype), state, cast(x, dtype)
+    y, pullback, after = vjp(layer, *narrow, key=key, train=train)
+
+    def backward(dy):
+        dparams, dx = pullback(dy)
+        return like(dparams, params), like(dx, x)
+
+    return y, backward, after

@@ -1,9 +1,9 @@
 """Rules of recurrent layers: of a cell's three functions, and backpropagation through time.
 
-    project   rule(params, x) -> (drive, pullback), pullback(ddrive) -> (dparams, dx)
-    start     rule(params, drive) -> (carry, pullback), pullback(dcarry) -> (dparams,)
-    step      rule(params, carry, drive) -> ((carry, y), pullback),
-              pullback((dcarry, dy)) -> (dparams, dcarry, ddrive)
+project   rule(params, x) -> (drive, pullback), pullback(ddrive) -> (dparams, dx)
+start     rule(params, drive) -> (carry, pullback), pullback(dcarry) -> (dparams,)
+step      rule(params, carry, drive) -> ((carry, y), pullback),
+          pullback((dcarry, dy)) -> (dparams, dcarry, ddrive)
 """
 
 import jax
@@ -126,6 +126,10 @@ def kept(there, tree):
     return jax.tree.map(one, tree)
 
 
+def in_time(tree):
+    return jax.tree.map(lambda a: a.swapaxes(0, 1), tree)
+
+
 def added(a, b):
     return jax.tree.map(jnp.add, a, b)
 
@@ -139,15 +143,16 @@ def through_time(params, x, begin, *, project, step, vjp):
     again, pulls dcarry through it and adds up its dparams. Where there is no step dcarry passes."""
     values, mask = split(x)
     there = jnp.ones(values.shape[:2], bool) if mask is None else mask
-    drives, project_back = vjp(project, params, kept(there, values).swapaxes(0, 1))
-    start, start_back = begin(jax.tree.map(lambda drive: drive[0], drives))
+    drives, project_back = vjp(project, params, kept(there, values))
+    start, start_back = begin(jax.tree.map(lambda drive: drive[:, 0], drives))
+    drives = in_time(drives)
 
     def forward(carry, inputs):
         drive, there = inputs
         (after, y), _ = vjp(step, params, carry, drive)
         return added(kept(there, after), kept(~there, carry)), (kept(there, y), carry)
 
-    last, (y, carries) = lax.scan(forward, start, (drives, there.T))
+    last, (y, carries) = lax.scan(forward, start, (drives, in_time(there)))
 
     def back(ahead, inputs):
         dcarry, dparams = ahead
@@ -158,15 +163,15 @@ def through_time(params, x, begin, *, project, step, vjp):
 
     def backward(dy):
         delta, nothing = split(dy)
-        dy = delta.swapaxes(0, 1).astype(y.dtype)
+        dy = in_time(delta).astype(y.dtype)
         none = jax.tree.map(jnp.zeros_like, (last, jax.tree.map(widen, params)))
-        inputs = (carries, drives, there.T, dy)
+        inputs = (carries, drives, in_time(there), dy)
         (dcarry, dparams), ddrives = lax.scan(back, none, inputs, reverse=True)
-        share, dx = project_back(ddrives)
+        share, dx = project_back(in_time(ddrives))
         dparams = added(added(dparams, share), *start_back(dcarry))
-        return cast(dparams, params), join(kept(there, dx.swapaxes(0, 1)), nothing)
+        return cast(dparams, params), join(kept(there, dx), nothing)
 
-    return join(y.swapaxes(0, 1).astype(values.dtype), mask), backward, last
+    return join(in_time(y).astype(values.dtype), mask), backward, last
 
 
 def over_time(params, state, x, *, project, start, step, vjp, key=None, train=False):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcnet import combine, losses, task
+from funcnet import combine, losses, precision, task
 from funcnet.chain_rule import activations as act
 from funcnet.chain_rule import attention as by_attention
 from funcnet.chain_rule import combine as by_combination
@@ -82,6 +82,8 @@ RULES: dict[Any, Any] = {
     combine.repeat_apply: Recursive(by_combination.repeat),
     combine.remat_apply: Recursive(by_combination.remat),
     combine.named_apply: Recursive(by_combination.named),
+    combine.tied_embedding_apply: Recursive(by_combination.tied_embedding),
+    precision.compute_dtype_apply: Recursive(by_combination.compute_dtype),
     combine.frozen_apply: Recursive(by_combination.frozen),
     jax.nn.relu: act.relu,
     activation.leaky: act.leaky,

@@ -188,28 +188,39 @@ def where_there(there, new, old):
     return jax.tree.map(chosen, new, old)
 
 
-def timed(x):
-    """(x, mask) with time in front, [T, n, ...] and [T, n], and x 0 where nothing is there."""
+def in_time(tree):
+    """The first two axes exchanged: [n, T, ...] and [T, n, ...]."""
+    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), tree)
+
+
+def driven(params, x, project):
+    """Each step's drive, time in front; x is made 0 where nothing is there."""
     values, mask = split(x)
     if values.ndim < 3 or values.shape[1] < 1:
-        raise ValueError(f"over_time expects [n, T, features], T >= 1, got x of {values.shape}")
+        raise ValueError(
+            f"over_time expects [n, T, features], T >= 1, got x of shape {values.shape}"
+        )
     check_mask("over_time", values, mask)
-    values = jnp.swapaxes(values, 0, 1)
-    if mask is None:
-        return values, None
-    there = mask.T.reshape(*values.shape[:2], *[1] * (values.ndim - 2))
-    return jnp.where(there, values, 0.0), mask.T
+    if mask is not None:
+        values = jnp.where(mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), values, 0.0)
+    return in_time(project(params, values))
 
 
-def scanned(params, carry, drives, there, *, step):
-    """(carry, ys) after all steps; where nothing is there, the carry stays and y is 0."""
+def scanned(params, carry, drives, x, step):
+    """(y, carry) after all steps; where nothing is there, the carry stays and y is 0."""
+    values, mask = split(x)
 
     def one(carry, inputs):
         drive, there = inputs
         after, y = step(params, carry, drive)
         return where_there(there, after, carry), where_there(there, y, jnp.zeros_like(y))
 
-    return lax.scan(one, carry, (drives, there))
+    carry, y = lax.scan(one, carry, (drives, in_time(mask)))
+    return join(in_time(y).astype(values.dtype), mask), carry
+
+
+def first(drives):
+    return jax.tree.map(lambda drive: drive[0], drives)
 
 
 def like(tree, model):
@@ -217,19 +228,14 @@ def like(tree, model):
     return jax.tree.map(lambda a, b: a.astype(b.dtype), tree, model)
 
 
-def first(drives):
-    return jax.tree.map(lambda drive: drive[0], drives)
-
-
 def over_time_init(key, *, init):
     return init(key), ()
 
 
 def over_time_apply(params, state, x, *, key=None, train=False, project, start, step):
-    values, there = timed(x)
-    drives = project(params, values)
-    _, y = scanned(params, start(params, first(drives)), drives, there, step=step)
-    return join(jnp.swapaxes(y, 0, 1).astype(values.dtype), split(x)[1]), state
+    drives = driven(params, x, project)
+    y, _ = scanned(params, start(params, first(drives)), drives, x, step)
+    return y, state
 
 
 def carried_init(key, *, init, start, batch):
@@ -238,16 +244,13 @@ def carried_init(key, *, init, start, batch):
 
 
 def carried_apply(params, state, x, *, key=None, train=False, project, start, step):
-    values, there = timed(x)
-    rows = {leaf.shape[0] for leaf in jax.tree.leaves(state)}
-    if rows != {values.shape[1]}:
-        raise ValueError(
-            f"over_time carries on a batch of {min(rows)}, got x of shape {split(x)[0].shape}"
-        )
-    drives = project(params, values)
+    drives = driven(params, x, project)
+    shape, rows = split(x)[0].shape, jax.tree.leaves(state)[0].shape[0]
+    if rows != shape[0]:
+        raise ValueError(f"over_time carries on a batch of {rows}, got x of shape {shape}")
     carry = like(state, start(params, first(drives)))
-    carry, y = scanned(params, carry, drives, there, step=step)
-    return join(jnp.swapaxes(y, 0, 1).astype(values.dtype), split(x)[1]), like(carry, state)
+    y, carry = scanned(params, carry, drives, x, step)
+    return y, like(carry, state)
 
 
 def over_time(cell: Cell, *, batch: int | None = None) -> Network:
@@ -256,9 +259,9 @@ def over_time(cell: Cell, *, batch: int | None = None) -> Network:
     x may be `Masked`, and y then is so too: at a step that is not there the carry stays as it was
     and y is 0, and what x holds there, NaN even, has no influence.
 
-    With a `batch`, the state is the carry of so many rows, 0 at first, and x [batch, t, fan_in] is
-    the next t steps: to generate, or to train on a long sequence piece by piece (the gradient ends
-    where a piece begins).
+    With a `batch`, the state is the carry of so many rows, at first the cell's `start`, and
+    x [batch, t, fan_in] is the next t steps: to generate, or to train on a long sequence piece by
+    piece (the gradient ends where a piece begins).
 
     Raises `ValueError`, at trace time, for x of another form and for a mask that is not [n, T].
     """

@@ -1,0 +1,47 @@
+"""Sampling from a language model, one id after another, as a pure function."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from funcnet.pairs import Network, number
+
+
+def generate(
+    network: Network,
+    params,
+    state,
+    prompt: jax.Array,
+    *,
+    steps: int,
+    key: jax.Array,
+    temperature=1.0,
+):
+    """Draw `steps` ids after a prompt, each from softmax(logits / temperature) of the last.
+
+    `network` maps ids [n, t] to logits [n, t, vocabulary] and keeps what it has seen in its state,
+    as `gpt(..., cache=(n, length))` does with the fresh state of its `init`. prompt: integers
+    [n, t], t >= 1. Returns ids [n, steps]. The id at step i is drawn with `fold_in(key, i)`; the
+    temperature may be traced, and at 0 the likeliest id is taken.
+    """
+    if prompt.ndim != 2 or prompt.shape[1] < 1 or not jnp.issubdtype(prompt.dtype, jnp.integer):
+        raise ValueError(
+            f"generate expects a prompt of integers [n, t], t >= 1, "
+            f"got {prompt.dtype} of shape {prompt.shape}"
+        )
+    temperature = number("temperature", temperature, 0.0)
+
+    def draw(logits, step):
+        warmth = jnp.asarray(temperature, logits.dtype)
+        noise = jax.random.gumbel(jax.random.fold_in(key, step), logits.shape, logits.dtype)
+        return jnp.argmax(logits + warmth * noise, axis=-1).astype(prompt.dtype)
+
+    def step(carry, index):
+        logits, state = carry
+        ids = draw(logits, index)
+        logits, state = network.apply(params, state, ids[:, None])
+        return (logits[:, -1], state), ids
+
+    logits, state = network.apply(params, state, prompt)
+    _, ids = lax.scan(step, (logits[:, -1], state), jnp.arange(steps))
+    return ids.T

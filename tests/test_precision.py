@@ -1,0 +1,157 @@
+"""Parameters kept, and arithmetic done, in other dtypes; one table for both ends of a network."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from protocol import by_vjp, each_pulled, random_like, relative
+
+import funcnet as fn
+from funcnet import chain_rule
+
+KEY = jax.random.key(0)
+NET = fn.serial(fn.dense(3, 4), fn.tanh, fn.batch_norm(4), fn.dense(4, 2))
+
+
+def dtypes(tree):
+    return {str(leaf.dtype) for leaf in jax.tree.leaves(tree)}
+
+
+def test_parameters_are_kept_in_their_dtype_and_the_state_is_not():
+    params, state = fn.param_dtype(NET, jnp.bfloat16).init(KEY)
+    wanted, _ = NET.init(KEY)
+    assert (dtypes(params), dtypes(state)) == ({"bfloat16"}, {"float32"})
+    np.testing.assert_array_equal(params[0]["weight"], wanted[0]["weight"].astype(jnp.bfloat16))
+
+
+def test_computing_in_a_dtype_is_casting_first_and_gradients_come_back_in_their_own():
+    network = fn.compute_dtype(NET, jnp.bfloat16)
+    params, state = network.init(KEY)
+    x = jnp.asarray(np.sin(np.arange(15.0)).reshape(5, 3), jnp.float32)
+    y, after = network.apply(params, state, x, train=True)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, x))
+    wanted, _ = NET.apply(half[0], state, half[1], train=True)
+    np.testing.assert_array_equal(y, wanted)
+    assert y.dtype == jnp.bfloat16
+    assert dtypes(after) == {"float32"}
+    assert dtypes(params) == {"float32"}
+    grads = jax.grad(lambda p, x: network.apply(p, state, x, train=True)[0].sum(), (0, 1))(
+        params, x
+    )
+    assert dtypes(grads) == {"float32"}
+    masked = fn.Masked(x[None], np.ones((1, 5), bool))
+    y, _ = fn.compute_dtype(fn.gru(3, 2), jnp.bfloat16).apply(fn.gru(3, 2).init(KEY)[0], (), masked)
+    assert (y.x.dtype, y.mask.dtype) == (jnp.bfloat16, bool)
+
+
+def test_by_hand_it_is_the_rule_of_the_layer():
+    """float32 arithmetic inside float64, so that the cast is seen and rounding is small."""
+    with jax.enable_x64(True):
+        network = fn.compute_dtype(fn.serial(fn.dense(3, 4), fn.tanh), jnp.float32)
+        params = random_like(network.init(KEY)[0], 1, jnp.float64)
+        x = random_like(jax.ShapeDtypeStruct((5, 3), float), 2, jnp.float64)
+
+        def plain(inputs):
+            return network.apply(inputs[0], ((), ()), inputs[1])[0]
+
+        def hand(inputs):
+            return chain_rule.vjp(network.apply, inputs[0], ((), ()), inputs[1])[:2]
+
+        dy = jnp.ones((5, 4), jnp.float32)
+        auto, by_hand = each_pulled((by_vjp(plain), hand), (params, x), dy)
+        assert relative(by_hand, auto) <= 1e-6
+        assert dtypes(by_hand[1]) == {"float64"}
+        ids = np.array([[0, 2]])
+        tied = fn.compute_dtype(fn.embedding(3, 2), jnp.float32)
+        table = random_like(tied.init(KEY)[0], 3, jnp.float64)
+        _, pullback, _ = chain_rule.vjp(tied.apply, table, (), ids)
+        dtable, dids = pullback(jnp.ones((1, 2, 2), jnp.float32))
+        np.testing.assert_array_equal(dtable["table"], [[1, 1], [0, 0], [1, 1]])
+        assert dids.dtype == jax.dtypes.float0
+
+
+def test_mixed_precision_learns_the_digits_as_well():
+    train, test = fn.datasets.digits()
+
+    def accuracy(network):
+        task = fn.supervised(network, fn.cross_entropy, metrics={"accuracy": fn.accuracy})
+        trainer = fn.trainer(task, fn.adam(3e-3))
+        run = jax.jit(functools.partial(fn.run, steps=500, batch_size=32))
+        state = run(trainer, train, KEY).state
+        assert dtypes(state.params) == {"float32"}
+        return fn.evaluate(trainer, state, test)["accuracy"]
+
+    plain = fn.mlp((64, 64, 10))
+    mixed = accuracy(fn.compute_dtype(plain, jnp.bfloat16))
+    assert mixed > 0.95
+    assert abs(mixed - accuracy(plain)) < 0.02
+
+
+def test_a_dtype_is_a_choice_and_must_be_floating():
+    a, b = fn.compute_dtype(NET, jnp.bfloat16), fn.compute_dtype(NET, "bfloat16")
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    assert jax.tree.structure(a) != jax.tree.structure(fn.compute_dtype(NET, jnp.float16))
+    for constructor in (fn.param_dtype, fn.compute_dtype):
+        with pytest.raises(ValueError, match="floating-point dtype, got int32"):
+            constructor(NET, jnp.int32)
+
+
+def test_tied_embedding():
+    body = fn.serial(fn.dense(3, 3), fn.dropout(0.5))
+    network = fn.tied_embedding(5, 3, body)
+    with jax.enable_x64(True):
+        params, state = network.init(KEY)
+        ids = np.array([[1, 4], [0, 1]])
+        table, weight = np.asarray(params["table"]), np.asarray(params["body"][0]["weight"])
+        y, _ = network.apply(params, state, ids)
+        np.testing.assert_allclose(y, table[ids] @ weight @ table.T, rtol=1e-12)
+        y, _ = network.apply(params, state, np.array([1, 5, -1]))
+        assert jnp.isnan(y).any(axis=-1).tolist() == [False, True, True]
+    with pytest.raises(ValueError, match="its body to give 3 features, got an output of shape"):
+        wrong = fn.tied_embedding(5, 3, fn.dense(3, 4))
+        wrong.apply(*wrong.init(KEY), ids)
+
+
+def model(cache=None):
+    return fn.gpt(7, 12, features=8, depth=2, heads=2, cache=cache)
+
+
+def test_generating_with_a_cache_gives_what_the_full_pass_would():
+    params, state = model().init(KEY)
+    params = jax.tree.map(lambda p: 4.0 * p, params)
+    prompt = np.array([[1, 2, 3], [4, 5, 6]], np.int32)
+    cached = model(cache=(2, 12))
+    _, fresh = cached.init(KEY)
+    for temperature in (0.0, 1.0):
+        ids = jax.jit(functools.partial(fn.generate, cached, steps=8))(
+            params, fresh, prompt, key=KEY, temperature=temperature
+        )
+        assert ids.shape == (2, 8)
+        seen = prompt
+        full = jax.jit(model().apply)
+        for step in range(8):
+            logits = full(params, state, np.pad(seen, ((0, 0), (0, 12 - seen.shape[1]))))[0]
+            logits = logits[:, seen.shape[1] - 1]
+            noise = jax.random.gumbel(jax.random.fold_in(KEY, step), logits.shape)
+            new = np.argmax(logits + temperature * noise, axis=-1)
+            np.testing.assert_array_equal(ids[:, step], new)
+            seen = np.concatenate([seen, new[:, None]], axis=1)
+    assert len(np.unique(ids)) > 2
+
+
+def test_generate_draws_from_the_softmax_of_the_logits_over_the_temperature():
+    logits = np.array([0.0, 1.0, 2.0])
+
+    def apply(params, state, x, *, key=None, train=False):
+        return jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (*x.shape, 3)), state
+
+    network = fn.Network(fn.identity.init, jax.tree_util.Partial(apply))
+    prompt = np.zeros((50, 1), np.int32)
+    for temperature in (0.5, 2.0):
+        ids = fn.generate(network, (), (), prompt, steps=200, key=KEY, temperature=temperature)
+        wanted = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+        np.testing.assert_allclose(np.bincount(np.ravel(ids)) / 1e4, wanted, atol=0.02)
+    with pytest.raises(ValueError, match="prompt of integers"):
+        fn.generate(network, (), (), prompt[0], steps=1, key=KEY)
