@@ -1,5 +1,7 @@
 """Sampling from a language model, one id after another, as a pure function."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,14 +11,14 @@ from funcnet.pairs import Network, number
 
 def generate(
     network: Network,
-    params,
-    state,
+    params: Any,
+    state: Any,
     prompt: jax.Array,
     *,
     steps: int,
     key: jax.Array,
-    temperature=1.0,
-):
+    temperature: Any = 1.0,
+) -> jax.Array:
     """Draw `steps` ids after a prompt, each from softmax(logits / temperature) of the last.
 
     `network` maps ids [n, t] to logits [n, t, vocabulary] and keeps what it has seen in its state,

@@ -37,10 +37,11 @@ def test_computing_in_a_dtype_is_casting_first_and_gradients_come_back_in_their_
     assert y.dtype == jnp.bfloat16
     assert dtypes(after) == {"float32"}
     assert dtypes(params) == {"float32"}
-    grads = jax.grad(lambda p, x: network.apply(p, state, x, train=True)[0].sum(), (0, 1))(
-        params, x
-    )
-    assert dtypes(grads) == {"float32"}
+
+    def total(params, x):
+        return network.apply(params, state, x, train=True)[0].sum()
+
+    assert dtypes(jax.grad(total, (0, 1))(params, x)) == {"float32"}
     masked = fn.Masked(x[None], np.ones((1, 5), bool))
     y, _ = fn.compute_dtype(fn.gru(3, 2), jnp.bfloat16).apply(fn.gru(3, 2).init(KEY)[0], (), masked)
     assert (y.x.dtype, y.mask.dtype) == (jnp.bfloat16, bool)
@@ -109,9 +110,10 @@ def test_tied_embedding():
         np.testing.assert_allclose(y, table[ids] @ weight @ table.T, rtol=1e-12)
         y, _ = network.apply(params, state, np.array([1, 5, -1]))
         assert jnp.isnan(y).any(axis=-1).tolist() == [False, True, True]
+    wrong = fn.tied_embedding(5, 3, fn.dense(3, 4))
+    params, state = wrong.init(KEY)
     with pytest.raises(ValueError, match="its body to give 3 features, got an output of shape"):
-        wrong = fn.tied_embedding(5, 3, fn.dense(3, 4))
-        wrong.apply(*wrong.init(KEY), ids)
+        wrong.apply(params, state, ids)
 
 
 def model(cache=None):
