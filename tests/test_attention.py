@@ -1,14 +1,13 @@
 """Attention, positions and transformer blocks against PyTorch and naive NumPy, masked, cached,
 swept, differentiated and at the edges."""
 
-import functools
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from protocol import by_vjp, each_pulled, pulled, random_like, relative
+from protocol import by_vjp, compiled, each_pulled, pulled, random_like, relative
 
 import funcnet as fn
 from funcnet import chain_rule
@@ -194,7 +193,7 @@ def test_swiglu_is_gated():
 
 
 def both_engines(network, params, state, mask):
-    """(inputs, dy) -> the values of a masked sequence and the pullback, by JAX and by hand."""
+    """(inputs, dy) -> [(the values of a masked sequence, the cotangents)] by JAX and by hand."""
 
     def plain(inputs):
         return network.apply(inputs[0], state, fn.Masked(inputs[1], mask))[0].x
@@ -210,7 +209,7 @@ def both_engines(network, params, state, mask):
 
         return y.x, back
 
-    return [jax.jit(functools.partial(pulled, rule)) for rule in (by_vjp(plain), hand)]
+    return compiled(by_vjp(plain), hand)
 
 
 @pytest.mark.parametrize(("kind", "causal"), [("steps", False), ("pairs", True)])
@@ -225,29 +224,27 @@ def test_what_is_masked_is_not_there(kind, causal):
     clean, dirty = (
         np.where(there[..., None], X, fill).astype(np.float32) for fill in (0.0, np.nan)
     )
-    found = []
-    for engine in both_engines(network, params, state, mask):
-        wanted, got = engine((params, clean), dy), engine((params, dirty), dy)
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_array_equal(a, b)
-            assert np.isfinite(a).all()
-        y, (_, dx) = got
+    engines = both_engines(network, params, state, mask)
+    wanted, found = engines((params, clean), dy), engines((params, dirty), dy)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.isfinite(a).all()
+    for y, (_, dx) in found:
         np.testing.assert_array_equal(dx[~there], 0.0)
         np.testing.assert_allclose(y[~there], np.tile(params["out"]["bias"], (9, 1)), rtol=1e-6)
-        found.append(got)
     assert relative(*found) <= 1e-5
 
 
 def test_garbage_does_not_pass_through_a_block():
     network = fn.transformer_block(8, 2, rotary_base=10.0, feed_forward=fn.swiglu(8, 5))
     params, state = drawn(network, dtype=jnp.float32)
-    engine, _ = both_engines(network, params, state, THERE)
+    engines = both_engines(network, params, state, THERE)
     dy = np.where(THERE[..., None], np.cos(X), 0.0).astype(np.float32)
     results = []
     for fill in (0.0, 1e3):
         x = np.where(THERE[..., None], X, fill).astype(np.float32)
-        y, (dparams, dx) = engine((params, x), dy)
-        results.append((y[THERE], dparams, dx[THERE]))
+        found = engines((params, x), dy)
+        results.append([(y[THERE], dparams, dx[THERE]) for y, (dparams, dx) in found])
     assert relative(*results) <= 1e-6
 
 
