@@ -70,7 +70,9 @@ from funcnet.optimizers import (
     rmsprop,
     sgd,
 )
+from funcnet.overview import Summary, summary
 from funcnet.pairs import Network, Optimizer, Task, Trainer, fix, hyperparameters
+from funcnet.population import population_statistics
 from funcnet.precision import compute_dtype, param_dtype
 from funcnet.schedules import constant, inverse_time, warmup_cosine
 from funcnet.shuffle import batch_indices
@@ -111,6 +113,7 @@ __all__ = [
     "Optimizer",
     "Result",
     "RunState",
+    "Summary",
     "Task",
     "Trainer",
     "__version__",
@@ -179,6 +182,7 @@ __all__ = [
     "over_time",
     "parallel",
     "param_dtype",
+    "population_statistics",
     "relu",
     "remat",
     "repeat",
@@ -197,6 +201,7 @@ __all__ = [
     "sinusoidal",
     "softplus",
     "subsample",
+    "summary",
     "supervised",
     "swiglu",
     "tanh",

@@ -2,6 +2,8 @@
 
 import math
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,8 +152,8 @@ def test_batch_norm_keeps_running_statistics():
             _, state = network.apply(params, state, jnp.asarray(batch), train=True)
             mean = 0.9 * mean + 0.1 * batch.mean(0)
             variance = 0.9 * variance + 0.1 * batch.var(0, ddof=1)
-        np.testing.assert_allclose(state["mean"], mean, rtol=1e-13)
-        np.testing.assert_allclose(state["variance"], variance, rtol=1e-13)
+        np.testing.assert_allclose(state.mean, mean, rtol=1e-13)
+        np.testing.assert_allclose(state.variance, variance, rtol=1e-13)
         y, after = network.apply(params, state, jnp.asarray(x[0]))
         np.testing.assert_allclose(y, (x[0] - mean) / np.sqrt(variance + 1e-5), rtol=1e-12)
         assert after is state
@@ -160,7 +162,37 @@ def test_batch_norm_keeps_running_statistics():
     )
     data = (x[0].astype(np.float32), np.arange(8, dtype=np.int32) % 3)
     result = fn.run(trainer, data, KEY, steps=3, batch_size=4)
-    assert (result.state.state[1]["mean"] != 0.0).all()
+    assert (result.state.state[1].mean != 0.0).all()
+
+
+def test_population_statistics_are_those_of_all_rows():
+    x = np.random.default_rng(1).normal(3.0, 2.0, (11, 2))
+    network = fn.serial(fn.batch_norm(2), fn.repeat(fn.serial(fn.batch_norm(2), fn.tanh), 2))
+    with jax.enable_x64(True):
+        params, state = network.init(KEY)
+        state = jax.tree.map(lambda a: a.astype(float), state)
+        statistics = jax.jit(
+            functools.partial(fn.population_statistics, network), static_argnames="batch_size"
+        )
+
+        def standard(rows):
+            return (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+
+        for batch_size, cuts in ((None, []), (4, [4, 8]), (50, [])):
+            seen = [x]
+            for activation in (lambda rows: rows, np.tanh, np.tanh):
+                batches = np.split(seen[-1], cuts)
+                seen.append(np.concatenate([activation(standard(rows)) for rows in batches]))
+            got = statistics(params, state, jnp.asarray(x), batch_size=batch_size)
+            first, (stacked, _) = got
+            found = [first, *(jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(2))]
+            for running, rows in zip(found, seen, strict=False):
+                np.testing.assert_allclose(running.mean, rows.mean(0), rtol=1e-12, atol=1e-14)
+                np.testing.assert_allclose(running.variance, rows.var(0, ddof=1), rtol=1e-12)
+            assert jax.tree.structure(got) == jax.tree.structure(state)
+    for wrong in ((), jnp.ones((0, 2)), (jnp.ones((2, 2)), jnp.ones((3, 2)))):
+        with pytest.raises(ValueError, match="common first axis of examples, got shapes"):
+            fn.population_statistics(network, params, state, wrong)
 
 
 def test_embedding_is_a_lookup_and_out_of_range_is_nan():
@@ -216,7 +248,7 @@ def test_repeat_is_a_loop():
         y, one_state = layer.apply(
             one, one_state, y, key=jax.random.fold_in(KEY, index), train=True
         )
-        np.testing.assert_allclose(after[1]["mean"][index], one_state[1]["mean"], rtol=1e-5)
+        np.testing.assert_allclose(after[1].mean[index], one_state[1].mean, rtol=1e-5)
     np.testing.assert_allclose(got, y, rtol=1e-5)
     small, large = (
         len(jax.jit(fn.repeat(layer, n).apply).lower(*fn.repeat(layer, n).init(KEY), x).as_text())
@@ -233,6 +265,13 @@ def test_serial_nests_and_no_layer_is_the_identity():
     np.testing.assert_array_equal(nested.apply(((a, b), c), (((), ()), ()), X)[0], y)
     assert fn.serial().init(KEY) == ((), ())
     np.testing.assert_array_equal(fn.serial().apply((), (), X)[0], X)
+
+
+def test_a_mask_where_none_is_taken_says_so():
+    network = fn.dense(3, 2)
+    x = fn.Masked(jnp.ones((2, 4, 3)), jnp.ones((2, 4), bool))
+    with pytest.raises(AttributeError, match=r"put layers for plain arrays inside masked\(...\)"):
+        network.apply(*network.init(KEY), x)
 
 
 PARAMS, STATE = fn.dense(64, 2).init(KEY)

@@ -13,7 +13,7 @@ ROOT = Path(fn.__file__).parent
 ORDER = [
     {"version", "pairs", "numerics"},
     {"layers", "losses", "metrics", "schedules", "shuffle", "datasets"},
-    {"combine", "optimizers", "precision"},
+    {"combine", "optimizers", "overview", "population", "precision"},
     {"task", "transformer"},
     {"training", "networks", "generate"},
     {"chain_rule"},

@@ -7,7 +7,7 @@ mean, the other what comes through the variance.
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.layers.norm import grouped
+from funcnet.layers.norm import grouped, moved
 from funcnet.numerics import widen
 
 
@@ -81,15 +81,12 @@ def batch_norm(params, state, x, *, decay, eps, key=None, train=False):
     wide, axes = widen(x), tuple(range(x.ndim - 1))
     if train:
         n, back = standardise(wide, axes, eps)
-        count = max(x.size // x.shape[-1] - 1, 1)
         mean = wide.mean(axes)
-        seen = {"mean": mean, "variance": ((wide - mean) ** 2).sum(axes) / count}
-        state = {
-            k: (decay * state[k] + (1.0 - decay) * seen[k]).astype(state[k].dtype) for k in state
-        }
+        variance = ((wide - mean) ** 2).mean(axes)
+        state = moved(state, mean, variance, x.size // x.shape[-1], decay)
     else:
-        r = lax.rsqrt(state["variance"] + eps)
-        n = (wide - state["mean"]) * r
+        r = lax.rsqrt(state.variance + eps)
+        n = (wide - state.mean) * r
 
         def back(dn):
             return r * dn

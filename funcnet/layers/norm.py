@@ -1,12 +1,29 @@
 """Layers that normalise. Statistics are taken in float32 at least, and in two passes: the mean of
 squares less the square of the mean loses everything where the mean is large."""
 
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
 from funcnet.numerics import widen
 from funcnet.pairs import Network, fix, number
+
+
+class Running(NamedTuple):
+    """The state of `batch_norm`: moving averages, each [features]."""
+
+    mean: Any
+    variance: Any  # of the population, n / (n - 1) times a batch's
+
+
+class Pooled(NamedTuple):
+    """A state in its place that counts every row alike (see `population_statistics`)."""
+
+    count: Any  # rows so far, a scalar
+    mean: Any  # of them
+    squares: Any  # the sum of their squared deviations from it
 
 
 def affine_init(key, *, features):
@@ -18,8 +35,7 @@ def scale_init(key, *, features):
 
 
 def batch_init(key, *, features):
-    state = {"mean": jnp.zeros(features), "variance": jnp.ones(features)}
-    return affine_init(key, features=features)[0], state
+    return affine_init(key, features=features)[0], Running(jnp.zeros(features), jnp.ones(features))
 
 
 def check_features(name, x, features):
@@ -104,22 +120,31 @@ def instance_norm(features: int, *, eps: float = 1e-5) -> Network:
     return group_norm(features, features, eps=eps)
 
 
+def moved(state, mean, variance, rows, decay):
+    """The state after a batch of so many rows with this mean and this variance, over the batch."""
+    if isinstance(state, Running):
+        unbiased = variance * (rows / max(rows - 1, 1))
+        after = tuple(
+            decay * old + (1.0 - decay) * new
+            for old, new in zip(state, (mean, unbiased), strict=True)
+        )
+    else:  # Chan et al. 1979
+        count, step = state.count + rows, mean - state.mean
+        squares = state.squares + rows * variance + step**2 * (state.count * rows / count)
+        after = (count, state.mean + step * (rows / count), squares)
+    return type(state)(*(new.astype(old.dtype) for old, new in zip(state, after, strict=True)))
+
+
 def batch_norm_apply(params, state, x, *, key=None, train=False, decay, eps):
     check_features("batch_norm", x, params["scale"].size)
     wide = widen(x)
     if not train:
-        factor = lax.rsqrt(state["variance"] + eps)
-        return affine(params, (wide - state["mean"]) * factor, x.dtype), state
+        factor = lax.rsqrt(state.variance + eps)
+        return affine(params, (wide - state.mean) * factor, x.dtype), state
     axes = tuple(range(x.ndim - 1))
     normal, mean, variance = standardised(wide, axes, eps)
-    count = x.size // x.shape[-1]
-    seen = {"mean": mean, "variance": variance * (count / max(count - 1, 1))}
-
-    def moved(name):
-        old, new = state[name], seen[name].reshape(state[name].shape)
-        return (decay * old + (1.0 - decay) * new).astype(old.dtype)
-
-    return affine(params, normal, x.dtype), {name: moved(name) for name in state}
+    state = moved(state, mean.ravel(), variance.ravel(), x.size // x.shape[-1], decay)
+    return affine(params, normal, x.dtype), state
 
 
 def batch_norm(features: int, *, decay: float = 0.9, eps: float = 1e-5) -> Network:
@@ -129,6 +154,7 @@ def batch_norm(features: int, *, decay: float = 0.9, eps: float = 1e-5) -> Netwo
     x: [..., features]. The state's mean and variance move as decay * old + (1 - decay) * new;
     PyTorch's `momentum` is 1 - decay. The running variance is that of the population, n / (n - 1)
     times the batch's, as in the paper and in PyTorch. One row, or a constant column, is finite.
+    `population_statistics` takes the state's numbers exactly, from a whole data set.
     """
     apply = Partial(
         batch_norm_apply, decay=number("decay", decay, 0.0, 1.0), eps=number("eps", eps, 0.0)

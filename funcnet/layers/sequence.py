@@ -18,6 +18,11 @@ class Masked(NamedTuple):
     x: Any
     mask: Any
 
+    def __getattr__(self, name):
+        raise AttributeError(
+            f"a Masked sequence has no {name!r}; put layers for plain arrays inside masked(...)"
+        )
+
 
 def split(x):
     """(values, mask), the mask None where there is none."""
