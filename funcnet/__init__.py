@@ -28,7 +28,7 @@ from funcnet.layers.activation import (
     softplus,
     tanh,
 )
-from funcnet.layers.attention import attention
+from funcnet.layers.attention import attention, plain_dot_product
 from funcnet.layers.conv import conv, conv_transpose
 from funcnet.layers.dropout import drop_path, dropout
 from funcnet.layers.embedding import embedding
@@ -182,6 +182,7 @@ __all__ = [
     "over_time",
     "parallel",
     "param_dtype",
+    "plain_dot_product",
     "population_statistics",
     "relu",
     "remat",

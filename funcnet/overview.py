@@ -61,7 +61,8 @@ def name_of(apply):
     function, bound = unbind(apply)
     function = unbind(bound.get("function", function))[0]
     name = getattr(function, "__name__", repr(function)).removesuffix("_apply")
-    return " ".join([name, *(str(bound[choice]) for choice in ("name", "count") if choice in bound)])
+    choices = (str(bound[choice]) for choice in ("name", "count") if choice in bound)
+    return " ".join([name, *choices])
 
 
 def spied(apply, seen):
@@ -159,9 +160,9 @@ def summary(network: Network, x: Any) -> Summary:
     matrix products and convolutions in one forward pass over the batch.
 
     A network made of others stands above them with all that is theirs; below a `repeat`, a row is
-    of one repetition. `rows` and `total` hold the figures. Convolutions count a product for each tap of each window, padding included,
-    however they are computed; of a `while` loop one turn counts. Raises what the network raises for
-    an x that does not fit.
+    of one repetition. Convolutions count a product for each tap of each window, padding included,
+    however they are computed; of a `while` loop one turn counts. `rows` and `total` hold the
+    figures. Raises what the network raises for an x that does not fit.
     """
     params, state = jax.eval_shape(network.init, jax.random.key(0))
     total, *rows = walk(network.apply, (params, state, abstract(x)), -1)

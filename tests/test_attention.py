@@ -1,6 +1,7 @@
 """Attention, positions and transformer blocks against PyTorch and naive NumPy, masked, cached,
 swept, differentiated and at the edges."""
 
+import types
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ from protocol import by_vjp, compiled, each_pulled, pulled, random_like, relativ
 
 import funcnet as fn
 from funcnet import chain_rule
+from funcnet.layers import attention as layer
 from funcnet.layers.sequence import split
 
 KEY = jax.random.key(2)
@@ -391,6 +393,34 @@ def generator(cache=None):
         fn.repeat(block, 2),
         fn.dense(8, 5),
     )
+
+
+def test_the_fused_kernel_is_taken_where_it_can_be(monkeypatch):
+    """A stand-in for the kernel, which only a GPU has, says where it would run."""
+
+    def kernel(query, key, value, *, is_causal, implementation):
+        assert (is_causal, implementation) == (True, "cudnn")
+        return jnp.cbrt(query)
+
+    def uses(network, x, platform):
+        anew = jax.jit(lambda *arguments: network.apply(*arguments))
+        traced = anew.trace(*jax.eval_shape(network.init, KEY), x)
+        return "cbrt" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    half = fn.compute_dtype(fn.attention(16, 2, causal=True), jnp.bfloat16)
+    x = jnp.ones((1, 4, 16))
+    assert not uses(half, x, "cuda")
+    backend = types.SimpleNamespace(platform_version="PJRT C API\ncuda 12090")
+    monkeypatch.setattr(layer, "get_backend", lambda: backend)
+    assert uses(half, x, "cuda")
+    assert not uses(half, x, "cpu")
+    assert not uses(half, fn.Masked(x, jnp.ones((1, 4), bool)), "cuda")
+    assert not uses(fn.attention(16, 2, causal=True), x, "cuda")
+    for features, product in ((8, layer.dot_product), (16, fn.plain_dot_product)):
+        other = fn.attention(features, 2, causal=True, product=product)
+        other = fn.compute_dtype(other, jnp.bfloat16)
+        assert not uses(other, x[..., :features], "cuda")
 
 
 def test_a_cache_gives_the_full_pass():

@@ -1,8 +1,7 @@
 """Layers' values against NumPy, their initial values, and the noise of dropout."""
 
-import math
-
 import functools
+import math
 
 import jax
 import jax.numpy as jnp

@@ -59,7 +59,9 @@ def test_multiply_adds(name):
 
 
 def test_networks_of_networks():
-    block = fn.residual(fn.serial(fn.masked(fn.layer_norm(4)), fn.attention(4, 2), fn.masked(fn.relu)))
+    block = fn.residual(
+        fn.serial(fn.masked(fn.layer_norm(4)), fn.attention(4, 2), fn.masked(fn.relu))
+    )
     network = fn.serial(
         fn.repeat(fn.named("block", block), 3),
         fn.bidirectional(fn.gru(4, 2), fn.rnn(4, 1)),

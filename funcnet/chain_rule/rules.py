@@ -63,6 +63,7 @@ RULES: dict[Any, Any] = {
     norm.batch_norm_apply: by_norm.batch_norm,
     attention.attention_apply: Recursive(by_attention.attention),
     attention.dot_product: by_attention.dot_product,
+    attention.plain_dot_product: by_attention.dot_product,
     position.sinusoidal_apply: by_attention.sinusoidal,
     position.learned_positions_apply: by_attention.learned_positions,
     recurrent.drive_of: by_recurrence.project,

@@ -1,11 +1,14 @@
 """Attention: each step of a sequence takes from the others what it looks at."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.extend.backend import get_backend
 from jax.nn import initializers
 from jax.tree_util import Partial
 
@@ -23,7 +26,7 @@ def seen(mask, is_causal, queries, keys):
     return past if mask is None else mask & past
 
 
-def dot_product(query, key, value, *, mask=None, is_causal=False):
+def plain_dot_product(query, key, value, *, mask=None, is_causal=False):
     """softmax(q k' / sqrt(d)) v for each head, the softmax in float32 at least.
 
     query: [n, T, heads, d]; key and value: [n, S, kv_heads, d], each for heads / kv_heads heads in
@@ -43,6 +46,26 @@ def dot_product(query, key, value, *, mask=None, is_causal=False):
     weights = jax.nn.softmax(logits).astype(value.dtype)
     y = jnp.einsum("ngrts,nsgd->ntgrd", weights, value, preferred_element_type=wide)
     return y.reshape(n, queries, heads, size).astype(value.dtype)
+
+
+def kernel_takes(query, mask):
+    """Whether cuDNN's fused kernel is there and takes such queries."""
+    sixteen_bits = query.dtype in (jnp.bfloat16, jnp.float16)
+    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+    return sixteen_bits and fits and mask is None and "cuda" in get_backend().platform_version
+
+
+def dot_product(query, key, value, *, mask=None, is_causal=False):
+    """`plain_dot_product`, on an NVIDIA GPU by cuDNN's fused kernel where that takes it: 16-bit
+    numbers in heads of at most 128, a multiple of 8, and no mask but the causal one. The kernel has
+    a first derivative in reverse only."""
+    plain = functools.partial(plain_dot_product, mask=mask, is_causal=is_causal)
+    if not kernel_takes(query, mask):
+        return plain(query, key, value)
+    kernel = functools.partial(
+        jax.nn.dot_product_attention, is_causal=is_causal, implementation="cudnn"
+    )
+    return lax.platform_dependent(query, key, value, cuda=kernel, default=plain)
 
 
 def attention_init(key, *, features, kv_features, weight_init, bias_init):
@@ -157,10 +180,9 @@ def attention(
     The parameters "query", "key", "value" and "out" are each those of a `dense`. PyTorch's
     `in_proj_weight` is the first three, transposed and stacked, and `out_proj` is "out".
 
-    `product` is called as `jax.nn.dot_product_attention`; on a GPU
-    `product=fix(jax.nn.dot_product_attention, implementation="cudnn")` is a fused kernel for
-    16-bit numbers, with a first derivative in reverse only. XLA's form there rounds the softmax of
-    float64 to float32, and so is not the default.
+    `product` is called as `jax.nn.dot_product_attention`, whose form for XLA rounds the softmax of
+    float64 to float32. The default is a fused kernel on a GPU where shapes and dtypes allow; for
+    derivatives other than the first in reverse take `plain_dot_product` there.
 
     With `cache=(batch, length)`, which needs `causal`, the network generates: the state has the
     keys, the values and the position so far, x [batch, t, features] is the next t steps, and what
