@@ -28,19 +28,13 @@ class Summary(NamedTuple):
     total: Row
 
     def __str__(self) -> str:
-        head = ("layer", "output", "parameters", "bytes", "multiply-adds")
-        cells = [head]
-        cells += [
-            ("  " * r.depth + r.layer, str(r.output), f"{r.parameters:,}", f"{r.bytes:,}",
-             f"{r.multiply_adds:,}")
-            for r in (*self.rows, self.total)
-        ]  # fmt: skip
+        cells: list[tuple[str, ...]] = [("layer", "output", "parameters", "bytes", "multiply-adds")]
+        for row in (*self.rows, self.total):
+            figures = (f"{n:,}" for n in (row.parameters, row.bytes, row.multiply_adds))
+            cells.append(("  " * row.depth + row.layer, str(row.output), *figures))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        sides = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust)
-        lines = [
-            "  ".join(side(*pair) for side, *pair in zip(sides, row, widths, strict=True))
-            for row in cells
-        ]
+        formats = [f"{{:{side}{width}}}" for side, width in zip("<<>>>", widths, strict=True)]
+        lines = ["  ".join(formats).format(*row) for row in cells]
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
