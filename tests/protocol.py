@@ -1,6 +1,5 @@
 """The measures by which a hand-written rule is compared with other witnesses."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,8 +13,6 @@ import funcnet as fn
 from funcnet import chain_rule
 from funcnet.layers.sequence import join, split
 
-QUICK = {"xla_backend_optimization_level": 0}
-"""Each program is run once: to optimise it takes longer."""
 STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
 
 
@@ -110,7 +107,7 @@ def compiled(*rules):
         results = [rule(inputs) for rule in rules]
         return [(y, pullback(dy)) for y, pullback in results]
 
-    return jax.jit(each, compiler_options=QUICK)
+    return jax.jit(each)
 
 
 def each_pulled(rules, inputs, dy):
@@ -138,7 +135,7 @@ def jacobians(case):
         moved = [w * plain(unravel(vector + m * step * direction)).ravel() for m, w in STENCIL]
         return sum(moved) / step
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def both(rows, directions):
         return jax.vmap(row)(rows), jax.vmap(column, out_axes=1)(directions)
 

@@ -27,6 +27,8 @@ def build(learning_rate=1e-2, rate=0.2):
 
 run = jax.jit(fn.run, static_argnames=("steps", "batch_size"))
 resume = jax.jit(fn.resume, static_argnames=("steps", "batch_size"))
+FULL = {"xla_backend_optimization_level": 3}
+"""As users compile, where bits are compared."""
 
 
 @pytest.mark.parametrize("size", [None, 1, 7], ids=["batch", "stochastic", "mini-batch"])
@@ -67,6 +69,10 @@ def test_history_is_what_the_run_did():
 
 
 def test_resuming_is_bit_equal_at_any_step_also_through_the_host():
+    run, resume = (
+        jax.jit(function, static_argnames=("steps", "batch_size"), compiler_options=FULL)
+        for function in (fn.run, fn.resume)
+    )
     whole = run(build(), (X, LABELS), KEY, steps=30, batch_size=8)
     for stop in (0, 1, 7, 29):
         first = run(build(), (X, LABELS), KEY, steps=stop, batch_size=8)
@@ -83,9 +89,13 @@ def test_resuming_is_bit_equal_at_any_step_also_through_the_host():
 
 
 def test_step_by_step_in_python_is_the_scan():
-    whole = run(build(), (X, LABELS), KEY, steps=5, batch_size=8)
+    five = jax.jit(
+        lambda state: fn.resume(build(), (X, LABELS), state, steps=5, batch_size=8),
+        compiler_options=FULL,
+    )
     state = build().init(KEY)
-    step = jax.jit(build().step)
+    whole = five(state)
+    step = jax.jit(build().step, compiler_options=FULL)
     for index in range(5):
         rows = fn.batch_indices(run_keys(state.key)[0], index, 20, 8)
         state, metrics = step(state, (X[rows], LABELS[rows]))
