@@ -9,6 +9,24 @@ and dropout were chosen by the loss on every sixth training image; the test imag
 It prints (times vary, and with other versions the last digits) and draws `cnn.png`, the test images
 that all three networks have wrong:
 
+    1,198 images to train on, 599 to test.
+    layer     output         parameters   bytes  multiply-adds
+    ----------------------------------------------------------
+    conv      (1, 8, 8, 32)         320   1,280         18,432
+    relu      (1, 8, 8, 32)           0       0              0
+    max_pool  (1, 4, 4, 32)           0       0              0
+    conv      (1, 4, 4, 64)      18,496  73,984        294,912
+    relu      (1, 4, 4, 64)           0       0              0
+    max_pool  (1, 2, 2, 64)           0       0              0
+    flatten   (1, 256)                0       0              0
+    dropout   (1, 256)                0       0              0
+    dense     (1, 10)             2,570  10,280          2,560
+    ----------------------------------------------------------
+    total     (1, 10)            21,386  85,544        315,904
+    3 runs of 1,500 steps in 5 s, compiled in 5 s
+    Test accuracy 98.8 ± 0.1 %
+    By hand and by jax.grad, gradients differ by 4e-15 of their norm, in float64
+    Wrong in all runs: 5 of 599, drawn in cnn.png
 """
 
 import argparse
@@ -33,13 +51,28 @@ def build(side, learning_rate=4e-3, dropout=0.3, steps=STEPS):
     )
     rate = fn.warmup_cosine(learning_rate, steps / 20, steps)
     task = fn.supervised(net, fn.cross_entropy, metrics={"accuracy": fn.accuracy})
-    return net, fn.trainer(task, fn.adam(rate))
+    return net, task, fn.trainer(task, fn.adam(rate))
 
 
 def images(part):
     x, y = part
     side = round(x.shape[1] ** 0.5)
     return x.reshape(-1, side, side, 1), y
+
+
+def between_engines(task, state, data):
+    """The worst relative difference of the first run's gradients for 64 images, noise included."""
+    with jax.enable_x64(True):
+        params, x = jax.tree.map(lambda a: jnp.asarray(a, float), (state.params, data[0][:64]))
+        context = {"key": state.key, "train": True}
+        auto, by_hand = (
+            jax.jit(functools.partial(engine(task.loss, has_aux=True), **context))(
+                params, state.state, (x, data[1][:64])
+            )[1]
+            for engine in (jax.value_and_grad, fn.chain_rule.value_and_grad)
+        )
+        pairs = zip(*map(jax.tree.leaves, (auto, by_hand)), strict=True)
+        return max(float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a)) for a, b in pairs)
 
 
 def draw(picture, x, labels, guesses, wrong):
@@ -62,7 +95,7 @@ def draw(picture, x, labels, guesses, wrong):
 
 def main(folder=None, steps=STEPS, picture="cnn.png"):
     train, test = map(images, fn.datasets.mnist(folder) if folder else fn.datasets.digits())
-    net, trainer = build(train[0].shape[1], steps=steps)
+    net, task, trainer = build(train[0].shape[1], steps=steps)
     print(f"{len(train[1]):,} images to train on, {len(test[1]):,} to test.")
     print(fn.summary(net, train[0][:1]))
 
@@ -87,11 +120,8 @@ def main(folder=None, steps=STEPS, picture="cnn.png"):
     accuracy = 100 * (guesses == test[1]).mean(axis=1)
     print(f"Test accuracy {accuracy.mean():.1f} ± {accuracy.std(ddof=1):.1f} %")
 
-    with jax.enable_x64(True):
-        params = jax.tree.map(lambda a: jnp.asarray(a[0], float), result.state.params)
-        state = jax.tree.map(lambda a: a[0], result.state.state)
-        errors = fn.check_gradients(net.apply, params, state, jnp.asarray(test[0][:4], float))
-    print(f"Gradients by hand and by jax.grad differ by {errors.hand_autodiff:.0e} of their norm")
+    error = between_engines(task, jax.tree.map(lambda a: a[0], result.state), train)
+    print(f"By hand and by jax.grad, gradients differ by {error:.0e} of their norm, in float64")
     draw(picture, test[0], test[1], guesses[0], (guesses != test[1]).all(axis=0))
     return accuracy
 

@@ -2,14 +2,41 @@
 
     python examples/gpt.py [--steps 1500]
 
-It learns from nine of ten modules, and is measured on every tenth in bits per character, beside
-zlib and lzma, which see that text whole (the last line: after having seen the training text too),
-where the network sees windows of 128 characters. Then it writes, each character drawn after those
-before it: once with the keys and values of earlier ones cached, once by the full forward pass for
-each. The two agree to the last character.
+It learns from nine of ten modules, and is measured on every tenth in bits per character. The
+network sees windows of 128 characters; zlib and lzma are given such windows, or all of the text at
+once, or the text learnt from before it. Then it writes, each character drawn after those before it:
+once with the keys and values of earlier ones cached, once by the full forward pass for each. The
+two agree to the last character.
 
 It prints (times vary, and the text with the version of Python):
 
+    4,036,626 characters to learn from, 661,654 to be measured on.
+    425,472 parameters, 1,500 steps of 1,024 characters.
+    Compiled in 8 s, trained in 109 s.
+
+    bits per character of unknown text
+      any character as likely            6.58
+      zlib, windows of 128               5.83
+      this GPT, windows of 128           2.42
+      zlib, the whole text               1.87
+      lzma, the whole text               1.60
+      lzma, after the text learnt from   1.43
+
+    With and without the cache: equal
+
+    ---     def __
+        def __value(class):
+               return self._margue = _contall__inemodulen()
+                  self._he._inponf
+
+    --- import sys
+    import sys or t, suble of procs.
+
+           # dore sock object.
+        terrolst the class to for nament mailags bead
+
+    --- class Test
+    class Test alse comping to read not uncole in blever and of reerst that the (Pythist os.
 """
 
 import argparse
@@ -80,13 +107,26 @@ def write_in_full(params, state, prompt, *, steps, key, temperature):
     return jax.lax.scan(step, text, jnp.arange(steps))[1].T
 
 
-def packed(text, before=""):
-    """Bits per character of zlib and lzma, of what the text adds to one before it."""
-    text, before = text.encode(), before.encode()
-    sizes = []
-    for pack in (lambda b: zlib.compress(b, 9), lambda b: lzma.compress(b, preset=9)):
-        sizes.append(8 * (len(pack(before + text)) - (len(pack(before)) if before else 0)))
-    return [size / len(text) for size in sizes]
+def zlib_bits(text):
+    return 8 * len(zlib.compress(text.encode(), 9)) / len(text)
+
+
+def lzma_bits(text, before=""):
+    """Of what the text adds to one before it."""
+    known = len(lzma.compress(before.encode(), preset=9)) if before else 0
+    return 8 * (len(lzma.compress((before + text).encode(), preset=9)) - known) / len(text)
+
+
+def comparison(known, unknown):
+    """Bits per character of the unknown text by other means."""
+    rows = [unknown[i : i + WINDOW] for i in range(0, len(unknown) - WINDOW, 5 * WINDOW)]
+    return {
+        "any character as likely": np.log2(len(ALPHABET)),
+        f"zlib, windows of {WINDOW}": np.mean([zlib_bits(row) for row in rows]),
+        "zlib, the whole text": zlib_bits(unknown),
+        "lzma, the whole text": lzma_bits(unknown),
+        "lzma, after the text learnt from": lzma_bits(unknown, known),
+    }
 
 
 def main(steps=1500, characters=100):
@@ -109,12 +149,10 @@ def main(steps=1500, characters=100):
     state = result.state
     some = jax.tree.map(lambda a: a[:: max(len(a) // 1000, 1)], test)
     bits = float(jax.jit(fn.evaluate)(trainer, state, some)["loss"]) / np.log(2)
+    found = {**comparison(known, unknown), f"this GPT, windows of {WINDOW}": bits}
     print("\nbits per character of unknown text")
-    print(f"  chosen evenly  {np.log2(len(ALPHABET)):.2f}")
-    for name, alone in zip(("zlib", "lzma"), packed(unknown), strict=True):
-        print(f"  {name:14} {alone:.2f}")
-    print(f"  this GPT       {bits:.2f}")
-    print(f"  lzma, knowing  {packed(unknown, known)[1]:.2f}")
+    for name, value in sorted(found.items(), key=lambda pair: -pair[1]):
+        print(f"  {name:34}{value:5.2f}")
 
     prompts = np.stack([encode(text) for text in ("    def __", "import sys", "class Test")])
     cached = model(cache=(len(prompts), WINDOW))

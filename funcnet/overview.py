@@ -80,28 +80,32 @@ def spied(apply, seen):
     return lambda params, state, x: function(params, state, x, **bound)
 
 
-def inner_jaxprs(equation):
-    """The programs inside a primitive, each with how often it runs."""
-    times = equation.params["length"] if equation.primitive.name == "scan" else 1
-    for value in equation.params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if hasattr(inner := getattr(part, "jaxpr", part), "eqns"):
-                yield times, inner
+def programs(value):
+    """The programs among a primitive's parameters."""
+    for part in value if isinstance(value, tuple | list) else (value,):
+        if hasattr(inner := getattr(part, "jaxpr", part), "eqns"):
+            yield inner
 
 
 def multiply_adds(jaxpr):
-    """Those of matrix products and convolutions, padding included; of a choice the most."""
+    """Those of matrix products and convolutions, padding included; of a choice between platforms
+    those of the general form, of any other the most."""
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (axes, _), _ = equation.params["dimension_numbers"]
+        name, choices = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (axes, _), _ = choices["dimension_numbers"]
             left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
             total += math.prod(out) * math.prod(left[axis] for axis in axes)
-        elif equation.primitive.name == "conv_general_dilated":
+        elif name == "conv_general_dilated":
             total += of_convolution(equation)
+        elif name == "cond":
+            counts = [multiply_adds(inner) for inner in programs(choices["branches"])]
+            platforms = choices.get("branches_platforms") or ()
+            total += counts[platforms.index(None)] if None in platforms else max(counts)
         else:
-            inner = [times * multiply_adds(part) for times, part in inner_jaxprs(equation)]
-            total += max(inner, default=0) if equation.primitive.name == "cond" else sum(inner)
+            inner = [multiply_adds(i) for value in choices.values() for i in programs(value)]
+            total += (choices["length"] if name == "scan" else 1) * sum(inner)
     return total
 
 

@@ -45,6 +45,15 @@ def load(name):
     return module
 
 
+def drawn(picture, printed):
+    """Whether there is a picture or, without matplotlib, a word how to get one."""
+    with contextlib.suppress(ModuleNotFoundError):
+        import matplotlib  # noqa: F401
+
+        return picture.stat().st_size > 10_000
+    return 'pip install ".[plot]"' in printed
+
+
 def test_digits_reaches_its_accuracy_and_checks_its_gradients(tmp_path, monkeypatch):
     digits = load("digits")
     monkeypatch.setattr(digits, "CONTESTANTS", [c for c in digits.CONTESTANTS if c[0] == "SGD"][:1])
@@ -56,12 +65,41 @@ def test_digits_reaches_its_accuracy_and_checks_its_gradients(tmp_path, monkeypa
     assert (row.name, row.regime) == ("SGD", "mini-batch")
     (error,) = re.findall(r"differ by at most (\S+) of", printed)
     assert float(error) < 1e-9
-    with contextlib.suppress(ModuleNotFoundError):
-        import matplotlib  # noqa: F401
+    assert drawn(tmp_path / "p.png", printed)
 
-        assert (tmp_path / "p.png").stat().st_size > 10_000
-        return
-    assert 'pip install ".[plot]"' in printed
+
+def test_cnn_reads_digits_and_agrees_by_hand(tmp_path):
+    accuracies = []
+    printed = output(
+        lambda: accuracies.extend(load("cnn").main(steps=200, picture=tmp_path / "p.png"))
+    )
+    assert min(accuracies) > 95
+    (error,) = re.findall(r"differ by (\S+) of", printed)
+    assert float(error) < 1e-12
+    assert drawn(tmp_path / "p.png", printed)
+
+
+def test_gpt_writes_the_same_with_and_without_its_cache(monkeypatch):
+    gpt = load("gpt")
+    texts = gpt.library()
+    assert min(map(len, texts)) > 100_000
+    for text in texts:
+        assert gpt.decode(gpt.encode(text[:1000])) == text[:1000]
+    monkeypatch.setattr(gpt, "WINDOW", 32)
+    monkeypatch.setattr(gpt, "library", lambda: ("import this\n" * 900, "import this\n" * 90))
+    found = []
+    printed = output(lambda: found.extend(gpt.main(steps=60, characters=20)))
+    bits, written, again = found
+    assert bits < 0.5
+    np.testing.assert_array_equal(written, again)
+    assert "import this\n" in printed
+
+
+@pytest.mark.slow
+def test_gpt_whole():
+    bits, written, again = load("gpt").main()
+    assert bits < 2.6
+    np.testing.assert_array_equal(written, again)
 
 
 @pytest.mark.slow
@@ -196,12 +234,7 @@ def test_mnist1d_reaches_the_paper(beside, tmp_path):
     assert row.parameters == 41 * 256 + 257 * 256 + 257 * 10
     # Two seeds: the mean is known to a point, and another compiler's rounding moves it.
     assert abs(row.accuracy.mean() - row.paper) <= 3
-    with contextlib.suppress(ModuleNotFoundError):
-        import matplotlib  # noqa: F401
-
-        assert (tmp_path / "p.png").stat().st_size > 10_000
-        return
-    assert 'pip install ".[plot]"' in printed
+    assert drawn(tmp_path / "p.png", printed)
 
 
 @pytest.mark.slow

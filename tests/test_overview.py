@@ -30,6 +30,11 @@ def test_lenet():
     assert str(fn.summary(fn.lenet(), jnp.ones((1, 28, 28, 1)))) == LENET
 
 
+def either(x):
+    """Two products or one: which, is not known before it runs."""
+    return jax.lax.cond(x[0, 0] > 0.0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
+
 X = jnp.ones((2, 6, 4))
 ATTENTION = 4 * 2 * 6 * 4 * 4 + 2 * 2 * 6 * 6 * 4
 # network, x, multiply-adds by hand
@@ -39,6 +44,8 @@ COUNTS = {
     "depthwise": (fn.conv(4, 8, (3,), groups=4), X, 2 * 6 * 3 * 8),
     "strided": (fn.conv(4, 3, (3,), stride=2, padding="valid"), X, 2 * 2 * 3 * 4 * 3),
     "winograd": (fn.conv(8, 9, (3, 3)), jnp.ones((1, 5, 4, 8)), 20 * 9 * 8 * 9),
+    "winograd, few": (fn.conv(32, 64, (3, 3)), jnp.ones((1, 2, 2, 32)), 4 * 9 * 32 * 64),
+    "choice": (fn.activation(either), jnp.ones((3, 3)), 2 * 3**3),
     "transposed": (fn.conv_transpose(4, 3, (5,), stride=2), X, 2 * 6 * 5 * 4 * 3),
     "repeat": (fn.repeat(fn.residual(fn.dense(4, 4)), 5), X, 5 * 2 * 6 * 4 * 4),
     "lstm": (fn.lstm(4, 3), X, 2 * 6 * (4 + 3) * 4 * 3),
