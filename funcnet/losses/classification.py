@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from funcnet.losses.common import (
     check_range,
@@ -137,6 +138,7 @@ def focal(logits, labels, *, gamma=2.0):
     NaN where it is traced. Neither PyTorch nor Optax has it; class weights are the batch's weights.
     """
     logits, hot, _ = scored("focal", logits, labels)
+    logits -= lax.stop_gradient(logits.max(axis=-1, keepdims=True))  # exact, and then small sums
     others = log_sum(jnp.where(hot, -jnp.inf, logits))
     return focused(inner(hot, logits) - others, gamma)
 
@@ -155,9 +157,10 @@ def binary_focal(logits, targets, *, gamma=2.0, alpha=None):
     if alpha is not None:
         alpha = jnp.asarray(number("alpha", alpha, 0.0, 1.0), logits.dtype)
         positive, negative = alpha * positive, (1.0 - alpha) * negative
-    true = jnp.where(targets == 0.0, 0.0, positive * focused(logits, gamma))
-    false = jnp.where(targets == 1.0, 0.0, negative * focused(-logits, gamma))
-    return per_example(true + false)
+    # Twice `where`: of an infinite logit the part that does not count has no gradient either.
+    true = jnp.where(targets == 0.0, 0.0, logits)
+    false = jnp.where(targets == 1.0, 0.0, -logits)
+    return per_example(positive * focused(true, gamma) + negative * focused(false, gamma))
 
 
 def dice(logits, targets, *, smooth=1.0):

@@ -16,6 +16,11 @@ def mean_squared_error(prediction, target):
     return per_example(jnp.square(prediction - target))
 
 
+def magnitude(error):
+    """|e|, with gradient 0 at 0, where that of `jnp.abs` is 1."""
+    return jnp.sign(error) * error
+
+
 def mean_absolute_error(prediction, target):
     """(1/k) sum_j |prediction_j - target_j| over an example's k outputs.
 
@@ -23,7 +28,7 @@ def mean_absolute_error(prediction, target):
     PyTorch's `l1_loss`.
     """
     prediction, target = same_shape("mean_absolute_error", prediction, target)
-    return per_example(jnp.abs(prediction - target))
+    return per_example(magnitude(prediction - target))
 
 
 def huber(prediction, target, *, delta=1.0):
@@ -34,7 +39,7 @@ def huber(prediction, target, *, delta=1.0):
     PyTorch's `smooth_l1_loss` with `beta` is this, with delta = beta, over beta.
     """
     prediction, target = same_shape("huber", prediction, target)
-    error = jnp.abs(prediction - target)
+    error = magnitude(prediction - target)
     delta = jnp.asarray(number("delta", delta, 0.0), error.dtype)
     near = jnp.minimum(error, delta)
     return per_example(0.5 * jnp.square(near) + delta * (error - near))
@@ -48,7 +53,7 @@ def log_cosh(prediction, target):
     for errors near 0, where that loses all digits; PyTorch has none.
     """
     prediction, target = same_shape("log_cosh", prediction, target)
-    error = jnp.abs(prediction - target)
+    error = magnitude(prediction - target)
     # cosh e = 1 + 2 sinh^2(e / 2), and exp(e) (1 + exp(-2e)) / 2 where that overflows.
     near = jnp.log1p(2.0 * jnp.square(jnp.sinh(0.5 * jnp.minimum(error, 1.0))))
     far = error + jnp.log1p(jnp.exp(-2.0 * error)) - jnp.log(2.0).astype(error.dtype)

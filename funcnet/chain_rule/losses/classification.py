@@ -55,7 +55,7 @@ def focal(logits, labels, *, gamma=2.0):
     top = jnp.maximum(others.max(axis=-1, keepdims=True), jnp.finfo(z.dtype).min)
     parts = jnp.exp(others - top)
     total = parts.sum(axis=-1, keepdims=True)
-    u = inner(hot, z) - (top + jnp.log(total))[..., 0]
+    u = inner(hot, z - top) - jnp.log(total)[..., 0]
     values, df = focused(u, jnp.asarray(gamma, z.dtype))
 
     def pullback(dvalues):
