@@ -89,6 +89,7 @@ def test_every_golden_schedule_is_compared():
     assert {case.name for case in CASES} == set(OTHERS.files) - {"versions"}
 
 
+@functools.partial(jax.jit, compiler_options=QUICK)
 def values(schedule, steps):
     return jax.vmap(schedule)(jnp.asarray(steps))
 
@@ -120,16 +121,17 @@ def test_warmup_stable_decay_has_three_parts():
 
 
 def test_restarts_of_any_multiplier_begin_at_the_top():
-    """Far out, in float32: each period's first step is its highest."""
+    """In float32, through five periods: each one's first step is its highest."""
     for multiplier, decay in ((1.0, 0.9), (1.5, 1.0), (2.0, 0.5), (3.0, 1.0)):
-        lengths = 8.0 * multiplier ** np.arange(5)
+        lengths = 16.0 * multiplier ** np.arange(5)
         starts = np.concatenate([[0.0], np.cumsum(lengths)])
-        steps = np.arange(int(starts[-1]))
-        period = np.searchsorted(starts, steps, side="right") - 1
-        inside = (steps - starts[period]) / (8.0 * multiplier**period)
+        steps = np.arange(2000.0)
+        period = np.minimum(np.searchsorted(starts, steps, side="right") - 1, 4)
+        inside = (steps - starts[period]) / (16.0 * multiplier**period)
         wanted = 0.1 + (decay**period - 0.1) * (1.0 + np.cos(np.pi * inside)) / 2.0
-        schedule = fn.cosine_restarts(1.0, 8, multiplier=multiplier, decay=decay, end=0.1)
-        np.testing.assert_allclose(values(schedule, steps), wanted, rtol=2e-5)
+        schedule = fn.cosine_restarts(1.0, 16, multiplier=multiplier, decay=decay, end=0.1)
+        there = steps < starts[-1]
+        np.testing.assert_allclose(values(schedule, steps)[there], wanted[there], rtol=2e-5)
 
 
 def test_restarts_are_continuous_in_the_multiplier_at_1():

@@ -89,9 +89,8 @@ def restart_value(step, *, value, steps, multiplier, decay, end):
     even = jnp.abs(growth) < 1e-6
     safe = jnp.where(even, 1.0, growth)
     count = jnp.floor(jnp.where(even, x, jnp.log1p(safe * x) / jnp.log1p(safe)))
-    # The logarithms, rounded, may be one off where a period begins.
+    # The logarithms, rounded, may be one short where a period begins.
     count += x >= periods_before(count + 1.0, growth) * (1.0 - 1e-6)
-    count -= x < periods_before(count, growth) * (1.0 - 1e-6)
     inside = (x - periods_before(count, growth)) / multiplier**count
     return end + (value * decay**count - end) * fall(jnp.clip(inside, 0.0, 1.0))
 

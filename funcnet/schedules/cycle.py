@@ -75,9 +75,8 @@ def linear_one_cycle(
 
 def cyclic_value(step, *, low, high, up_steps, down_steps, cycle_decay, step_decay):
     step, whole = jnp.asarray(step, float), jnp.maximum(up_steps + down_steps, 1e-3)
-    # A step that begins a cycle is not to fall, rounded, into the one before.
-    cycle = jnp.floor(step / whole * (1.0 + 1e-6))
-    inside = jnp.maximum(step - cycle * whole, 0.0)
+    cycle = jnp.floor(step / whole)
+    inside = step - cycle * whole
     up, down = progress(inside, 0.0, up_steps), progress(inside, up_steps, down_steps)
     height = jnp.where(inside < up_steps, up, 1.0 - down)
     return low + (high - low) * height * cycle_decay**cycle * step_decay**step
