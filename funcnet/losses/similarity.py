@@ -20,7 +20,7 @@ def cosine_distance(prediction, target, *, eps=1e-8):
     prediction, target: [..., d] of equal shape; returns [...]. A zero vector has distance 1 and a
     finite gradient, the other's direction over -eps. As one less PyTorch's `cosine_similarity`;
     Optax's `cosine_distance` bounds the squared norms: its epsilon is eps squared, and by default
-    0, which makes a zero vector NaN. In PyTorch's gradient a vector within eps has no bound.
+    0, which makes a zero vector NaN. PyTorch's gradient passes over the bound.
     """
     prediction, target = same_shape("cosine_distance", prediction, target)
     if prediction.ndim < 1:
