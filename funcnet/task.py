@@ -50,7 +50,13 @@ def without_masked(prediction, weight):
     or predictions comes back as a gradient."""
     if weight is None:
         return prediction
-    return jax.tree.map(lambda p: jnp.where(aligned(weight, p) == 0.0, 0.0, p), prediction)
+
+    def one(p):
+        # A mask, and its gradient, are no numbers.
+        floating = jnp.issubdtype(p.dtype, jnp.floating)
+        return jnp.where(aligned(weight, p) == 0.0, 0.0, p) if floating else p
+
+    return jax.tree.map(one, prediction)
 
 
 def shares(loss, target, weight, values) -> Shares:

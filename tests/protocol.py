@@ -62,12 +62,15 @@ def problem(case: Case, dtype, rules=chain_rule.RULES) -> Problem:
             return y, values_back
 
         return Problem(plain, hand, whole)
-    target = jnp.asarray(case.target)
+    target = None if case.target is None else jnp.asarray(case.target)
 
     def hand(inputs):
-        return chain_rule.vjp(case.function, inputs[0], target, rules=rules)
+        values, pullback = chain_rule.vjp(
+            case.function, join(inputs[0], case.mask), target, rules=rules
+        )
+        return values, lambda dvalues: (split(pullback(dvalues)[0])[0],)
 
-    return Problem(lambda inputs: case.function(inputs[0], target), hand, (x,))
+    return Problem(lambda inputs: case.function(join(inputs[0], case.mask), target), hand, (x,))
 
 
 def relative(got, wanted):

@@ -12,8 +12,8 @@ import funcnet as fn
 ROOT = Path(fn.__file__).parent
 ORDER = [
     {"version", "pairs", "numerics"},
-    {"layers", "losses", "metrics", "schedules", "shuffle", "datasets"},
-    {"combine", "optimizers", "overview", "population", "precision"},
+    {"layers", "metrics", "schedules", "shuffle", "datasets"},
+    {"losses", "combine", "optimizers", "overview", "population", "precision"},
     {"task", "transformer"},
     {"training", "networks", "generate"},
     {"chain_rule"},

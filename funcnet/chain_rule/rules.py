@@ -12,9 +12,15 @@ from funcnet.chain_rule import attention as by_attention
 from funcnet.chain_rule import combine as by_combination
 from funcnet.chain_rule import conv as by_conv
 from funcnet.chain_rule import layers as by_layer
-from funcnet.chain_rule import losses as by_loss
 from funcnet.chain_rule import norm as by_norm
 from funcnet.chain_rule import recurrent as by_recurrence
+from funcnet.chain_rule import task as by_task
+from funcnet.chain_rule.losses import classification as by_class
+from funcnet.chain_rule.losses import likelihood as by_likelihood
+from funcnet.chain_rule.losses import margin as by_margin
+from funcnet.chain_rule.losses import regression as by_error
+from funcnet.chain_rule.losses import sequence as by_lattice
+from funcnet.chain_rule.losses import similarity as by_similarity
 from funcnet.layers import (
     activation,
     attention,
@@ -94,8 +100,24 @@ RULES: dict[Any, Any] = {
     jax.nn.silu: act.silu,
     jax.nn.elu: act.elu,
     jax.nn.gelu: act.gelu,
-    losses.mean_squared_error: by_loss.mean_squared_error,
-    losses.binary_cross_entropy: by_loss.binary_cross_entropy,
-    losses.cross_entropy: by_loss.cross_entropy,
-    task.supervised_loss: Recursive(by_loss.supervised),
+    losses.mean_squared_error: by_error.mean_squared_error,
+    losses.mean_absolute_error: by_error.mean_absolute_error,
+    losses.huber: by_error.huber,
+    losses.log_cosh: by_error.log_cosh,
+    losses.binary_cross_entropy: by_class.binary_cross_entropy,
+    losses.cross_entropy: by_class.cross_entropy,
+    losses.focal: by_class.focal,
+    losses.binary_focal: by_class.binary_focal,
+    losses.dice: by_class.dice,
+    losses.hinge: by_margin.hinge,
+    losses.multiclass_hinge: by_margin.multiclass_hinge,
+    losses.multi_margin: by_margin.multi_margin,
+    losses.kl_divergence: by_likelihood.kl_divergence,
+    losses.poisson_nll: by_likelihood.poisson_nll,
+    losses.gaussian_nll: by_likelihood.gaussian_nll,
+    losses.cosine_distance: by_similarity.cosine_distance,
+    losses.triplet: by_similarity.triplet,
+    losses.info_nce: by_similarity.info_nce,
+    losses.ctc: by_lattice.ctc,
+    task.supervised_loss: Recursive(by_task.supervised),
 }

@@ -5,10 +5,10 @@ sign flipped, a factor of 1.001, a wrong axis, a mask missing. STEMS names, for 
 begin with another word, that word.
 """
 
-from cases import attention, conv, core, recurrent
+from cases import attention, conv, core, losses, recurrent
 from cases.base import KEYED, QUIET, Case
 
-FAMILIES = (core, conv, attention, recurrent)
+FAMILIES = (core, losses, conv, attention, recurrent)
 CASES = [case for family in FAMILIES for case in family.CASES]
 MUTANTS = [mutant for family in FAMILIES for mutant in family.MUTANTS]
 STEMS = {rule: stem for family in FAMILIES for rule, stem in family.STEMS.items()}

@@ -9,7 +9,7 @@ import jax
 
 class Case(NamedTuple):
     """A network and an input shape (or, as the target, integers; or with a mask of a sequence),
-    or a loss with a prediction's shape and a target."""
+    or a loss with a prediction's shape (and its mask, if it has one) and a target."""
 
     name: str
     function: Any

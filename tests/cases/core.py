@@ -1,23 +1,13 @@
-"""Dense and elementwise layers, noise, norms, combinators and losses."""
+"""Dense and elementwise layers, noise, norms and combinators."""
 
 import jax
 import numpy as np
-from jax.tree_util import Partial
 
 import funcnet as fn
 from cases.base import KEYED, Case, layer
-from funcnet.chain_rule import activations, combine, layers, losses, norm
+from funcnet.chain_rule import activations, combine, layers, norm
 
 THERE = np.array([[True, False, True], [True, True, False]])
-LABELS = np.array([2, 0, 1, 2, 2, 1, 0])
-CLASS_WEIGHT = np.array([0.5, 1.5, 2.0])
-
-
-def _distributions(rows, columns):
-    values = np.random.default_rng(5).random((rows, columns))
-    values[0, :-1] = 0.0
-    return values / values.sum(axis=1, keepdims=True)
-
 
 CASES = [
     *layer("dense", fn.dense(3, 5), (7, 3), (1, 3), (2, 3, 3), (3,)),
@@ -78,26 +68,6 @@ CASES = [
     Case("masked", fn.residual(fn.masked(fn.dense(2, 2))), (2, 3, 2), mask=THERE),
     *layer("named", fn.named("block", fn.dense(3, 2)), (3, 3)),
     *layer("frozen", fn.serial(fn.frozen(fn.dense(3, 3)), fn.dense(3, 2)), (3, 3)),
-    Case("mse", fn.mean_squared_error, (5, 3), np.arange(15.0).reshape(5, 3) / 7),
-    Case("mse-vector", fn.mean_squared_error, (7,), np.arange(7.0)),
-    Case("mse-grid", fn.mean_squared_error, (1, 2, 3), np.ones((1, 2, 3))),
-    Case("bce", fn.binary_cross_entropy, (7, 2), (np.arange(14) % 3 == 0).reshape(7, 2)),
-    Case("bce-soft", fn.binary_cross_entropy, (5,), np.array([0.0, 0.2, 0.5, 0.9, 1.0])),
-    Case("ce", fn.cross_entropy, (7, 3), LABELS),
-    Case("ce-sequence", fn.cross_entropy, (1, 7, 3), LABELS[None]),
-    Case("ce-one-class", fn.cross_entropy, (2, 1), np.zeros(2, int)),
-    Case("ce-soft", fn.cross_entropy, (5, 3), _distributions(5, 3)),
-    Case("ce-weight", Partial(fn.cross_entropy, weight=CLASS_WEIGHT), (7, 3), LABELS),
-    Case("ce-smooth", Partial(fn.cross_entropy, label_smoothing=0.2), (7, 3), LABELS),
-    Case("ce-ignore", fn.fix(fn.cross_entropy, ignore_label=2), (7, 3), LABELS),
-    Case(
-        "ce-all-options",
-        Partial(
-            fn.fix(fn.cross_entropy, ignore_label=-1), weight=CLASS_WEIGHT, label_smoothing=0.1
-        ),
-        (7, 3),
-        np.where(LABELS == 1, -1, LABELS),
-    ),
 ]
 
 MUTANTS = [
@@ -149,23 +119,9 @@ MUTANTS = [
     (activations, "gelu", "phi_cdf + x * slope", "phi_cdf"),
     (activations, "gelu", "phi_cdf + x * slope", "phi_cdf - x * slope"),
     (activations, "gelu", "3.0 * 0.044715", "0.044715"),
-    (losses, "mean_squared_error", "2.0 * (p - t)", "(p - t)"),
-    (losses, "mean_squared_error", "(p - t) *", "(t - p) *"),
-    (losses, "mean_squared_error", "per_output(dvalues, p)", "per_output(dvalues, p[..., :1])"),
-    (losses, "binary_cross_entropy", "logistic(z) - t", "1.001 * (logistic(z) - t)"),
-    (losses, "binary_cross_entropy", "logistic(z) - t", "logistic(z)"),
-    (losses, "cross_entropy", "* targets.sum(axis=-1, keepdims=True) - targets", "- targets"),
-    (losses, "cross_entropy", "factor * dvalues", "factor * dvalues.mean()"),
-    (losses, "cross_entropy", "factor * dvalues", "dvalues"),
-    (losses, "cross_entropy", "targets.sum(axis=-1", "targets.sum(axis=0"),
-    (losses, "supervised", "share.loss * delta", "delta"),
-    (losses, "supervised", "share.loss * delta", "share.metric * delta"),
 ]
 
 STEMS = {
-    "mean_squared_error": "mse",
-    "binary_cross_entropy": "bce",
-    "cross_entropy": "ce",
     "leaky": "leaky_relu",
     "activation": "tanh",
     "add": "parallel-add",

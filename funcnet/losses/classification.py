@@ -1,44 +1,21 @@
-"""Losses: one value per example; `supervised` takes their weighted mean.
-
-Values are computed in float32 at least. Bind options by keyword, numbers with `Partial` (leaves)
-and choices with `fix`: `Partial(fix(cross_entropy, ignore_label=-1), label_smoothing=0.1)`.
-"""
-
-from typing import Any
+"""Losses of classes, from logits: the softmax over the last axis, or the logistic function."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
 
+from funcnet.losses.common import (
+    check_range,
+    class_numbers,
+    inner,
+    log_sum,
+    one_hot,
+    per_example,
+    same_shape,
+    scored,
+)
 from funcnet.numerics import widen
-from funcnet.pairs import number, unbind
-
-
-def per_example(values):
-    """The mean over all axes but the first: [n, ...] -> [n]."""
-    return values.mean(axis=tuple(range(1, values.ndim)))
-
-
-def same_shape(name, prediction, target):
-    """Both as arrays, the prediction widened; a `ValueError` where the shapes differ."""
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
-    if prediction.shape != target.shape:
-        raise ValueError(
-            f"{name} expects a target of the prediction's shape {prediction.shape}, "
-            f"got {target.shape}"
-        )
-    prediction = widen(prediction)
-    return prediction, target.astype(prediction.dtype)
-
-
-def mean_squared_error(prediction, target):
-    """(1/k) sum_j (prediction_j - target_j)^2 over an example's k outputs.
-
-    prediction, target: [n, ...] of equal shape; returns [n]. As PyTorch's `mse_loss`; Optax's
-    `l2_loss` has a factor 1/2. Raises `ValueError` for shapes that differ, broadcastable or not.
-    """
-    prediction, target = same_shape("mean_squared_error", prediction, target)
-    return per_example(jnp.square(prediction - target))
+from funcnet.pairs import number
 
 
 def binary_cross_entropy(logits, targets):
@@ -69,20 +46,8 @@ def check_labels(logits, labels, ignore_label):
             f"{logits.shape[:-1]} or probabilities of shape {logits.shape} for logits of shape "
             f"{logits.shape}, got labels of shape {labels.shape} and dtype {labels.dtype}"
         )
-    if not isinstance(labels, jax.core.Tracer):
-        values = np.asarray(labels)
-        wrong = (values < 0) | (values >= classes)
-        wrong &= values != ignore_label if ignore_label is not None else True
-        if wrong.any():
-            raise ValueError(
-                f"cross_entropy expects labels from 0 to {classes - 1}, got {values[wrong][0]}"
-            )
+    check_range("cross_entropy", labels, classes, ignore_label)
     return True
-
-
-def class_numbers(labels):
-    """Integer labels in int32 at least: an int8 could not be compared with 200 classes."""
-    return labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
 
 
 def ignored(labels, ignore_label):
@@ -100,11 +65,8 @@ def soft_targets(logits, labels, weight, label_smoothing, ignore_label):
     classes = logits.shape[-1]
     if check_labels(logits, labels, ignore_label):
         labels = class_numbers(labels)
-        wrong = (labels < 0) | (labels >= classes)
-        factor = jnp.where(wrong, jnp.nan, 1.0).astype(logits.dtype)
+        targets, factor = one_hot(labels, classes, logits.dtype)
         factor = jnp.where(ignored(labels, ignore_label), 0.0, factor)
-        # A label that is no class takes all of them, so that its NaN reaches each logit's gradient.
-        targets = (labels[..., None] == jnp.arange(classes)) | wrong[..., None]
     else:
         factor = jnp.ones(labels.shape[:-1], logits.dtype)
         targets = labels.astype(logits.dtype)
@@ -118,14 +80,6 @@ def soft_targets(logits, labels, weight, label_smoothing, ignore_label):
             raise ValueError(f"weight must have shape ({classes},), got {weight.shape}")
         targets = weight * targets
     return targets, factor
-
-
-def inner(targets, log_p):
-    """sum_k T_k log p_k, in which 0 times -inf is 0."""
-    if targets.dtype == bool:
-        return jnp.where(targets, log_p, 0.0).sum(axis=-1)
-    ruled_out = (targets == 0.0) & jnp.isneginf(log_p)
-    return (targets * jnp.where(ruled_out, 0.0, log_p)).sum(axis=-1)
 
 
 def cross_entropy(logits, labels, *, weight=None, label_smoothing=None, ignore_label=None):
@@ -168,11 +122,58 @@ def cross_entropy_weights(labels, *, weight=None, label_smoothing=None, ignore_l
     return jnp.where(ignored(labels, ignore_label), 0.0, values)
 
 
-WEIGHTS = {cross_entropy: cross_entropy_weights}
-"""The losses that weigh examples themselves, and by how much."""
+def focused(log_odds, gamma):
+    """(1 - p)^gamma (-log p) for p = s(log_odds), the power taken in logarithms."""
+    gamma = jnp.asarray(number("gamma", gamma, 0.0), log_odds.dtype)
+    return jnp.exp(-gamma * jax.nn.softplus(log_odds)) * jax.nn.softplus(-log_odds)
 
 
-def label_weights(loss, target) -> Any:
-    """The weight that `loss`, with what is bound to it, gives each target; None for 1 each."""
-    function, bound = unbind(loss)
-    return WEIGHTS[function](target, **bound) if function in WEIGHTS else None
+def focal(logits, labels, *, gamma=2.0):
+    """-(1 - p_y)^gamma log p_y with p = softmax(z): the cross-entropy, less of it the surer the
+    label is (Lin et al. 2017).
+
+    logits: [..., K]; labels: integers [...]; returns [...]. It is `binary_focal` of the label's
+    log-odds, z_y - log sum_{j != y} exp z_j, with target 1, and with gamma = 0 `cross_entropy`.
+    Exact for logits of any size. A label that is no class raises `ValueError` on the host and gives
+    NaN where it is traced. Neither PyTorch nor Optax has it; class weights are the batch's weights.
+    """
+    logits, hot, _ = scored("focal", logits, labels)
+    logits -= lax.stop_gradient(logits.max(axis=-1, keepdims=True))  # exact, and then small sums
+    others = log_sum(jnp.where(hot, -jnp.inf, logits))
+    return focused(inner(hot, logits) - others, gamma)
+
+
+def binary_focal(logits, targets, *, gamma=2.0, alpha=None):
+    """t a f(z) + (1 - t) (1 - a) f(-z) with f(z) = -(1 - s(z))^gamma log s(z), s the logistic
+    function, averaged over an example's outputs (Lin et al. 2017).
+
+    logits: [n, ...], targets: the same shape, in [0, 1], of any dtype; returns [n]. `focal` is the
+    same of a softmax. As Optax's `sigmoid_focal_loss` for targets 0 and 1; in between that has the
+    power of 1 - p_t, p_t = t s(z) + (1 - t) s(-z). The weights a and 1 - a are 1 where alpha is
+    None; the paper's alpha is 0.25.
+    """
+    logits, targets = same_shape("binary_focal", logits, targets)
+    positive, negative = targets, 1.0 - targets
+    if alpha is not None:
+        alpha = jnp.asarray(number("alpha", alpha, 0.0, 1.0), logits.dtype)
+        positive, negative = alpha * positive, (1.0 - alpha) * negative
+    # Twice `where`: of an infinite logit the part that does not count has no gradient either.
+    true = jnp.where(targets == 0.0, 0.0, logits)
+    false = jnp.where(targets == 1.0, 0.0, -logits)
+    return per_example(positive * focused(true, gamma) + negative * focused(false, gamma))
+
+
+def dice(logits, targets, *, smooth=1.0):
+    """1 - (2 sum_j p_j t_j + smooth) / (sum_j p_j + sum_j t_j + smooth), p = s(z) the logistic
+    function, over all of an example's outputs: one less the overlap of two sets (Milletari et al.
+    2016, with p and t for their squares).
+
+    logits: [n, ...], targets: the same shape, in [0, 1], of any dtype; returns [n]. With a positive
+    `smooth` nothing found where nothing is costs nothing. Optax's `binary_dice_loss` adds its
+    smooth to half of each: this with twice that. PyTorch has none.
+    """
+    logits, targets = same_shape("dice", logits, targets)
+    smooth = jnp.asarray(number("smooth", smooth, 0.0), logits.dtype)
+    p, axes = jax.nn.sigmoid(logits), tuple(range(1, logits.ndim))
+    overlap, total = (p * targets).sum(axes), (p + targets).sum(axes)
+    return 1.0 - (2.0 * overlap + smooth) / (total + smooth)

@@ -1,0 +1,1 @@
+"""Rules of losses, (dprediction,) from dvalues: a file a family, as in `funcnet.losses`."""
