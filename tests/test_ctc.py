@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from protocol import QUICK, relative
+from protocol import relative
 
 import funcnet as fn
 from funcnet import chain_rule
@@ -37,7 +37,7 @@ def hand(logits, labels, mask=None, blank=0):
     return result, dz if mask is None else dz.x
 
 
-@functools.partial(jax.jit, static_argnames="blank", compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnames="blank")
 def both(logits, labels, mask=None, blank=0):
     return [engine(logits, labels, mask, blank) for engine in (auto, hand)]
 
@@ -181,7 +181,7 @@ def test_a_network_of_masked_sequences_learns_to_read():
     weight = np.where(np.arange(32) < 4, 0.0, 1.0)
     labels[:2] = 99  # of weight 0
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def gradients(params, state, batch):
         engines = (jax.value_and_grad, chain_rule.value_and_grad)
         return [engine(task.loss, has_aux=True)(params, state, batch) for engine in engines]
@@ -194,7 +194,7 @@ def test_a_network_of_masked_sequences_learns_to_read():
         assert relative(by_hand, by_autodiff) <= 1e-11
     trainer = fn.trainer(task, fn.adam(0.03), chain_rule.value_and_grad)
     run = functools.partial(fn.run, steps=150, batch_size=None)
-    run = jax.jit(run, compiler_options=QUICK)
+    run = jax.jit(run)
     losses = run(trainer, (x, labels, np.float32(weight)), jax.random.key(0)).loss
     assert losses[0] > 4.0
     assert losses[-1] < 1.0

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from protocol import QUICK
 
 import funcnet as fn
 from funcnet import chain_rule
@@ -67,7 +66,7 @@ def by_hand(loss, prediction, target):
 def together(engine, cases):
     """The engine on each (loss, prediction, target), in one compiled program."""
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def compute(batches):
         return [engine(case[0], *batch) for case, batch in zip(cases, batches, strict=True)]
 
@@ -182,7 +181,7 @@ def test_how_they_are_related():
         ]
 
     with jax.enable_x64(True):
-        pairs = jax.jit(both, compiler_options=QUICK)()
+        pairs = jax.jit(both)()
     for got, wanted in pairs:
         np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-15)
 
@@ -263,9 +262,9 @@ def test_every_number_has_the_gradient_that_differences_give():
         def each(losses):
             return {name: losses[name](*batches[name]).sum() for name in losses}
 
-        use = jax.jit(each, compiler_options=QUICK)
+        use = jax.jit(each)
         total = jax.grad(lambda losses: sum(each(losses).values()))
-        grads = jax.jit(total, compiler_options=QUICK)(numbers)
+        grads = jax.jit(total)(numbers)
         for name, loss in numbers.items():
             leaves, structure = jax.tree.flatten(loss)
             for index, grad in enumerate(jax.tree.leaves(grads[name])):
@@ -332,6 +331,6 @@ def test_embeddings_are_learnt_from_a_batch_without_targets():
     ):
         trainer = fn.trainer(fn.supervised(fn.dense(6, 2), loss), fn.adam(0.03), engine)
         run = functools.partial(fn.run, steps=60, batch_size=20)
-        run = jax.jit(run, compiler_options=QUICK)
+        run = jax.jit(run)
         losses = run(trainer, (x, None), jax.random.key(0)).loss
         assert losses[-5:].mean() < 0.6 * losses[:5].mean()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from golden.problems import SCHEDULE_STEPS, SCHEDULES
 from jax.tree_util import Partial
-from protocol import QUICK
 
 import funcnet as fn
 
@@ -69,7 +68,7 @@ by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def table(wide):
     """Each case at the golden file's steps, in one compiled program; integer steps."""
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def compute(schedules, steps):
         return [jnp.broadcast_to(jax.vmap(s)(steps), steps.shape) for s in schedules]
 
@@ -89,7 +88,7 @@ def test_every_golden_schedule_is_compared():
     assert {case.name for case in CASES} == set(OTHERS.files) - {"versions"}
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def values(schedule, steps):
     return jax.vmap(schedule)(jnp.asarray(steps))
 
@@ -154,7 +153,7 @@ def test_numbers_are_gradients_without_nan_at_every_step():
     schedules += [fn.warmup_stable_decay(1, 0, 0, 0), fn.one_cycle(1, 0, 0), fn.cyclic(0, 1, 0, 0)]
     schedules += [fn.inverse_square_root(1, 0)]
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def slopes(schedules, steps):
         return jax.vmap(lambda t: jax.grad(lambda all: sum(s(t) for s in all))(schedules))(steps)
 
