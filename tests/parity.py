@@ -4,7 +4,6 @@
 three problems and 50 steps in float64, relative to the distance moved.
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -224,10 +223,8 @@ FREE = [
 CASES = [*SGD, *ADAPTIVE, *MOMENTS, *SIGN, *SUCCESSORS, *LAYERWISE, *AVERAGED, *FREE]
 
 
-@functools.partial(jax.jit, static_argnames=("gradient", "steps", "shown"), compiler_options=QUICK)
-def descend(optimizer, gradient, start, steps=STEPS, shown=parameters):
-    """What is shown of the state and the parameters after each step, each leaf [steps, ...]; one
-    trace for each tree structure."""
+def descent(optimizer, gradient, start, steps=STEPS, shown=parameters):
+    """What is shown of the state and the parameters after each step, each leaf [steps, ...]."""
 
     def step(carry, _):
         params, state = carry
@@ -238,6 +235,8 @@ def descend(optimizer, gradient, start, steps=STEPS, shown=parameters):
     return jax.lax.scan(step, (start, optimizer.init(start)), length=steps)[1]
 
 
+descend = jax.jit(descent, static_argnames=("gradient", "steps", "shown"), compiler_options=QUICK)
+"""With one trace for each tree structure."""
 START = {name: list(map(np.asarray, PROBLEMS[name].start)) for name in sorted(PROBLEMS)}
 
 

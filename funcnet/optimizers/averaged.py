@@ -187,7 +187,8 @@ def schedule_free_eval(state, params):
     """
     if not isinstance(state, ScheduleFreeState):
         raise TypeError(
-            f"schedule_free_eval expects a schedule-free optimizer's state, got {type(state)}"
+            f"schedule_free_eval expects a schedule-free optimizer's state, "
+            f"got {type(state).__name__}"
         )
     y = wide(params)
     x = plus_scaled(y, state.extrapolation, jax.tree.map(jnp.subtract, y, state.z))
