@@ -61,16 +61,17 @@ def test_prodigy_finds_the_distance():
 
 
 def test_schedule_free_evaluates_the_average():
-    """With c = 1 / t the average is the mean of z, and z is plain descent."""
-    optimizer = fn.schedule_free_sgd(0.1, 0.75)
+    """With a falling rate the largest so far weighs each point alike: the average is the mean of
+    z, and z is plain descent."""
+    optimizer = fn.schedule_free_sgd(fn.inverse_time(0.3, 1.0), 0.75)
     y = jnp.array([1.0, -2.0])
     state = optimizer.init(y)
     np.testing.assert_array_equal(fn.schedule_free_eval(state, y), y)
     z, visited = np.array([1.0, -2.0]), []
-    for gradient in ([1.0, 2.0], [-0.5, 1.0], [0.25, 0.0]):
+    for rate, gradient in zip((0.3, 0.15, 0.1), ([1.0, 2.0], [-0.5, 1.0], [0.3, 0.0]), strict=True):
         updates, state = optimizer.update(jnp.asarray(gradient), state, y)
         y = y + updates
-        z = z - 0.1 * np.array(gradient)
+        z = z - rate * np.array(gradient)
         visited.append(z)
         x = np.mean(visited, axis=0)
         np.testing.assert_allclose(fn.schedule_free_eval(state, y), x, rtol=1e-5)

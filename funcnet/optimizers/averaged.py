@@ -60,7 +60,7 @@ def averaged_sgd_update(grads, state, params=None, *, learning_rate, rate_decay,
 def averaged_sgd(learning_rate=1e-2, *, decay=1e-4, power=0.75, start=1e6) -> Optimizer:
     """eta_n = eta / (1 + lambda eta n)^p, theta <- theta - eta_n (g + lambda theta),
     a <- a + (theta - a) / max(1, n - n0), n = 0 at first (Polyak & Juditsky 1992, with the rates of
-    Bottou 2010).
+    Bottou 2012).
 
     lambda is `decay`, p `power` and n0 `start`. Evaluate at `state.average`, a. As PyTorch's
     `ASGD` (`lambd`, `alpha`, `t0`), which keeps eta_n and the average's weight in float32. Optax
@@ -87,16 +87,17 @@ def schedule_free_adamw_init(params):
 
 def schedule_free_step(steps, state, params, learning_rate, one_minus_b1, weight_power):
     """The updates of y for z <- z - eta d, and the state after them."""
-    rate, b1 = rate_at(learning_rate, state), 1.0 - one_minus_b1
+    rate = rate_at(learning_rate, state)
     largest_rate = jnp.maximum(state.largest_rate, rate)
     share = largest_rate**weight_power
     weight = jnp.asarray(state.weight + share, state.weight.dtype)
     c = share / jnp.where(weight == 0.0, 1.0, weight)
-    # x <- (1 - c) x + c z without x, which y = (1 - b1) z + b1 x eliminates.
-    updates = scaled(c, jax.tree.map(jnp.subtract, state.z, wide(params)))
-    updates = plus_scaled(updates, -rate * (one_minus_b1 + b1 * c), steps)
-    extrapolation = jnp.asarray(one_minus_b1 / b1, rate.dtype)
     z = plus_scaled(state.z, -rate, steps)
+    # y = (1 - b1) z + b1 x before and after x <- (1 - c) x + c z, without x.
+    updates = scaled(c, jax.tree.map(jnp.subtract, z, wide(params)))
+    moved = jax.tree.map(jnp.subtract, z, state.z)
+    updates = plus_scaled(updates, one_minus_b1 * (1.0 - c), moved)
+    extrapolation = jnp.asarray(one_minus_b1 / (1.0 - one_minus_b1), rate.dtype)
     return updates, ScheduleFreeState(
         state.count + 1, rate, largest_rate, weight, extrapolation, z, state.square
     )

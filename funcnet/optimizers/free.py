@@ -113,7 +113,7 @@ def prodigy(
 ) -> Optimizer:
     """Adam on d g, whose rate is eta d with the estimate d <- max(d, r / |s|_1) of the distance
     from theta_0 to the minimum, r <- b3 r + eta d^2 <g, theta_0 - theta> / d_0,
-    s <- b3 s + eta d^2 g / d_0, b3 = sqrt(b2) (Mishchenko & Defazio 2024, algorithm 4).
+    s <- b3 s + eta d^2 g / d_0, b3 = sqrt(b2) (Mishchenko & Defazio 2024).
 
     d_0 is `initial_distance`, and `growth` is a factor of r / |s|_1. `learning_rate` is 1 or a
     schedule from 1 down; the state's is eta d, with Adam's bias corrections. As Optax's

@@ -149,11 +149,11 @@ def adopt_update(
 
 def adopt(learning_rate=1e-3, b1=0.9, b2=0.9999, *, eps=1e-6, clip_power: Any = 0.25) -> Optimizer:
     """m <- b1 m + (1 - b1) clip(g / max(sqrt(v), eps)), theta <- theta - eta m,
-    v <- b2 v + (1 - b2) g^2, v the one before this gradient (Taniguchi et al. 2024, algorithm 2).
+    v <- b2 v + (1 - b2) g^2, v the one before this gradient (Taniguchi et al. 2024).
 
-    The clip is to [-t^p, t^p] at step t = 0, 1, ..., p being `clip_power`; `None` is without, the
-    paper's algorithm 1. The first gradient starts v and moves nothing. As Optax's
-    `contrib.adopt`, whose `use_clipping=False` is `None`. For decay see `decoupled_decay`.
+    The clip is to [-t^p, t^p] at step t = 0, 1, ..., p being `clip_power`; `None` is without. The
+    first gradient starts v and moves nothing. As Optax's `contrib.adopt`, whose
+    `use_clipping=False` is `None`. For decay see `decoupled_decay`.
     """
     clip = Partial(unclipped)
     if clip_power is not None:
