@@ -16,9 +16,11 @@ import funcnet as fn
 from funcnet.pairs import number, partial, unbind
 
 KEY = jax.random.key(5)
-PARAMS = {"a": np.linspace(0.5, 1.5, 6).reshape(2, 3), "b": np.array([-0.7, 0.4])}
+PARAMS = {"a": np.linspace(0.5, 1.5, 6).reshape(2, 3), "b": np.array([-0.7, 0.4, 0.2])}
+LIVE = {"a": 1.0, "b": np.array([1.0, 1.0, 0.0])}  # the last number never has a gradient
 GRADS = [
-    jax.tree.map(lambda p, t=t: np.cos(3.0 * p + t) * (1.0 + 0.3 * t), PARAMS) for t in range(8)
+    jax.tree.map(lambda p, live, t=t: live * np.cos(3.0 * p + t) * (1.0 + 0.3 * t), PARAMS, LIVE)
+    for t in range(8)
 ]
 QUICK = {"xla_backend_optimization_level": 0}
 """Each program is run a few times: to optimise it takes longer."""
@@ -253,10 +255,30 @@ def test_numbers_are_float_leaves_and_init_binds_none(case):
 
 @functools.cache
 def compiled(case):
-    """The use of a pair in float32, and the list of its traces."""
+    """The use of a pair, compiled, and the list of its traces; float64 is to be on."""
     traces = []
     use = jax.jit(lambda pair: traces.append(pair) or case.use(pair), compiler_options=QUICK)
     return use, traces
+
+
+@functools.cache
+def swept(case, step=1e-6):
+    """In one program under vmap, in float64: the uses of three pairs, and the gradient of the first
+    with its difference quotients."""
+    with jax.enable_x64(True):
+        leaves, structure = jax.tree.flatten(jax.vmap(case.make)(jnp.linspace(*case.values, 3)))
+        three = jnp.stack(leaves, axis=1)
+        moved = [three[0] + sign * step * jnp.eye(len(leaves)) for sign in (1.0, -1.0)]
+
+        @functools.partial(jax.jit, compiler_options=QUICK)
+        @jax.vmap
+        @jax.value_and_grad
+        def use(numbers):
+            return case.use(structure.unflatten(list(numbers)))
+
+        values, grads = use(jnp.concatenate([three, *moved]))
+        up, down = jnp.split(values[3:], 2)
+        return tuple(np.asarray(x) for x in (values[:3], grads[0], (up - down) / (2.0 * step)))
 
 
 @by_case
@@ -264,7 +286,8 @@ def test_equal_structure_and_one_trace_for_any_value(case):
     first, second = map(case.make, case.values)
     assert jax.tree.structure(first) == jax.tree.structure(second)
     use, traces = compiled(case)
-    got = [use(first), use(second), use(case.make(case.values[0]))]
+    with jax.enable_x64(True):
+        got = [float(use(pair)) for pair in (first, second, case.make(case.values[0]))]
     assert len(traces) == 1
     assert got[0] == got[2]
     assert got[0] != got[1]
@@ -272,32 +295,18 @@ def test_equal_structure_and_one_trace_for_any_value(case):
 
 @by_case
 def test_vmap_of_the_constructor_is_a_loop(case):
-    values = jnp.linspace(*case.values, 3)
-    sweep = jax.jit(jax.vmap(case.use), compiler_options=QUICK)(jax.vmap(case.make)(values))
+    sweep, _, _ = swept(case)
     use, _ = compiled(case)
-    loop = [use(case.make(float(value))) for value in values]
-    np.testing.assert_allclose(sweep, loop, rtol=2e-5)
+    with jax.enable_x64(True):
+        loop = [use(case.make(float(value))) for value in np.linspace(*case.values, 3)]
+    np.testing.assert_allclose(sweep, loop, rtol=1e-11)
 
 
 @by_case
 def test_every_number_has_the_gradient_that_differences_give(case):
-    with jax.enable_x64(True):
-        pair = jax.tree.map(jnp.float64, case.make(case.values[0]))
-        leaves, structure = jax.tree.flatten(pair)
-
-        @functools.partial(jax.jit, compiler_options=QUICK)
-        @jax.value_and_grad
-        def use(leaves):
-            return case.use(jax.tree.unflatten(structure, leaves))
-
-        grads = use(leaves)[1]
-        step = 1e-6
-        for index, grad in enumerate(grads):
-            up, down = list(leaves), list(leaves)
-            up[index], down[index] = up[index] + step, down[index] - step
-            slope = (use(up)[0] - use(down)[0]) / (2 * step)
-            np.testing.assert_allclose(grad, slope, rtol=2e-5, atol=1e-9)
-        assert sum(float(abs(grad)) <= 1e-12 for grad in grads) == case.flat
+    _, grads, slopes = swept(case)
+    np.testing.assert_allclose(grads, slopes, rtol=2e-5, atol=1e-9)
+    assert (abs(grads) <= 1e-12).sum() == case.flat
 
 
 OPTIMIZERS = [case for case in CASES if case.use is use_optimizer]
