@@ -84,6 +84,14 @@ def test_averaged_sgd_averages_from_its_start():
     np.testing.assert_allclose(state.average, [0.9, 0.8], rtol=1e-6)
 
 
+@pytest.mark.parametrize("make", [fn.averaged_sgd, fn.schedule_free_adamw, fn.prodigy])
+def test_parameters_and_state_can_both_be_donated(make):
+    optimizer, params = make(0.1), jnp.arange(3.0)
+    step = jax.jit(lambda state, params: optimizer.update(ONE[0] * params, state, params),
+                   donate_argnums=(0, 1))  # fmt: skip
+    assert jnp.isfinite(step(optimizer.init(params), params)[0]).all()
+
+
 def test_decoupled_decay_goes_by_the_rate_that_was_used():
     falling = fn.inverse_time(0.5, 1.0)
     optimizer = fn.decoupled_decay(fn.chain(fn.clip_by_global_norm(1.0), fn.sgd(falling)), 0.1)

@@ -25,6 +25,11 @@ def wide_zeros(params):
     return jax.tree.map(jnp.zeros_like, wide(params))
 
 
+def wide_copies(tree):
+    """The leaves in float32 at least, in memory of their own, so that both can be donated."""
+    return jax.tree.map(lambda x: jnp.array(x, jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
 def narrowed(tree, like):
     """The leaves in the dtypes of their counterparts."""
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)

@@ -17,6 +17,7 @@ from funcnet.optimizers.arithmetic import (
     scaled,
     squared,
     wide,
+    wide_copies,
     wide_zeros,
 )
 from funcnet.optimizers.descent import rate_at, sgd_init
@@ -41,17 +42,16 @@ class ScheduleFreeState(NamedTuple):
 
 
 def averaged_sgd_init(params):
-    return AveragedSgdState(*sgd_init(params), wide(params))
+    return AveragedSgdState(*sgd_init(params), wide_copies(params))
 
 
-def averaged_sgd_update(grads, state, params=None, *, learning_rate, rate_decay, power, start):
+def averaged_sgd_update(grads, state, params=None, *, learning_rate, decay, power, start):
     if params is None:
         raise ValueError("averaged_sgd needs the parameters: update(grads, state, params)")
     step = state.count.astype(state.learning_rate.dtype)
     rate = rate_at(learning_rate, state)
-    rate = rate / (1.0 + rate_decay * rate * step) ** power
-
-    updates = scaled(-rate, plus_scaled(wide(grads), rate_decay, params))
+    rate = rate / (1.0 + decay * rate * step) ** power
+    updates = scaled(-rate, plus_scaled(wide(grads), decay, params))
     moved = jax.tree.map(jnp.add, wide(params), updates)
     average = moving_average(state.average, 1.0 / jnp.maximum(step - start, 1.0), moved)
     return narrowed(updates, grads), AveragedSgdState(state.count + 1, rate, average)
@@ -69,7 +69,7 @@ def averaged_sgd(learning_rate=1e-2, *, decay=1e-4, power=0.75, start=1e6) -> Op
     update = Partial(
         averaged_sgd_update,
         learning_rate=as_schedule("learning_rate", learning_rate),
-        rate_decay=number("decay", decay, 0.0),
+        decay=number("decay", decay, 0.0),
         power=number("power", power, 0.0),
         start=number("start", start),
     )
@@ -77,8 +77,8 @@ def averaged_sgd(learning_rate=1e-2, *, decay=1e-4, power=0.75, start=1e6) -> Op
 
 
 def schedule_free_sgd_init(params):
-    zero = jnp.zeros(())
-    return ScheduleFreeState(*sgd_init(params), zero, zero, zero, wide(params), ())
+    zeros = (jnp.zeros(()) for _ in range(3))
+    return ScheduleFreeState(*sgd_init(params), *zeros, wide_copies(params), ())
 
 
 def schedule_free_adamw_init(params):

@@ -18,6 +18,7 @@ from funcnet.optimizers.arithmetic import (
     scaled,
     squared,
     wide,
+    wide_copies,
     wide_zeros,
 )
 from funcnet.optimizers.decay import decoupled_decay
@@ -38,9 +39,10 @@ class ProdigyState(NamedTuple):
 
 
 def prodigy_init(params):
-    zero = jnp.zeros(())
     zeros = (wide_zeros(params) for _ in range(3))
-    return ProdigyState(*sgd_init(params), zero, zero, *zeros, wide(params))
+    return ProdigyState(
+        *sgd_init(params), jnp.zeros(()), jnp.zeros(()), *zeros, wide_copies(params)
+    )
 
 
 def weighed_by_rate(distance, rate):
