@@ -1,7 +1,8 @@
 """Every optimizer beside PyTorch's and Optax's: which keywords give their numbers, and how nearly.
 
-`python tests/parity.py` prints the table: the worst deviation from the golden trajectories over
-three problems and 50 steps in float64, relative to the distance moved.
+`PYTHONPATH=. python tests/parity.py` prints a table of optimizers and sources: the worst deviation
+from the golden trajectories, over three problems and 50 steps in float64, relative to the distance
+moved.
 """
 
 from collections.abc import Callable
@@ -291,10 +292,15 @@ def deviations(case):
 
 
 def main():
-    print(f"{'golden trajectory':44}" + "".join(f"{name:>12}" for name in START))
+    table = {}
     for case in CASES:
-        worst = deviations(case)
-        print(f"{case.name:44}" + "".join(f"{error:12.1e}" for error in worst.values()))
+        source, _, variant = case.name.partition("/")
+        row = table.setdefault(variant.partition("-")[0], {"torch": [], "optax": []})
+        row[source].append(max(deviations(case).values()))
+    print(f"{'worst deviation':22}{'PyTorch':>10}{'cases':>6}{'Optax':>10}{'cases':>6}")
+    for name, row in table.items():
+        cells = (f"{max(found):10.1e}{len(found):6}" if found else "" for found in row.values())
+        print(f"{name:22}" + "".join(f"{cell:16}" for cell in cells))
 
 
 if __name__ == "__main__":
