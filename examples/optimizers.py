@@ -12,7 +12,6 @@ classics' paths at their best rates:
 
 """
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -9,6 +9,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from funcnet.optimizers import apply_updates, global_norm
+from funcnet.optimizers.descent import learning_rates
 from funcnet.pairs import Optimizer, Task, Trainer, Tree, fix, partial
 from funcnet.shuffle import batch_indices
 
@@ -41,12 +42,6 @@ def trainer_init(key, *, task_init, optimizer_init):
     init_key, run_key = jax.random.split(key)
     params, state = jax.tree.map(jnp.asarray, task_init(init_key))
     return RunState(params, state, optimizer_init(params), jnp.zeros((), jnp.int32), run_key)
-
-
-def learning_rates(opt_state):
-    """What `learning_rate` fields the optimizer's states hold, in their order."""
-    paths = jax.tree_util.tree_flatten_with_path(opt_state)[0]
-    return [leaf for path, leaf in paths if getattr(path[-1], "name", None) == "learning_rate"]
 
 
 def trainer_step(run_state, batch, *, loss, update, value_and_grad):

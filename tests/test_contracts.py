@@ -16,10 +16,14 @@ import funcnet as fn
 from funcnet.pairs import number, partial, unbind
 
 KEY = jax.random.key(5)
-PARAMS = {"a": np.linspace(0.5, 1.5, 6).reshape(2, 3), "b": np.array([-0.7, 0.4])}
+PARAMS = {"a": np.linspace(0.5, 1.5, 6).reshape(2, 3), "b": np.array([-0.7, 0.4, 0.2])}
+LIVE = {"a": 1.0, "b": np.array([1.0, 1.0, 0.0])}  # the last number never has a gradient
 GRADS = [
-    jax.tree.map(lambda p, t=t: np.cos(3.0 * p + t) * (1.0 + 0.3 * t), PARAMS) for t in range(4)
+    jax.tree.map(lambda p, live, t=t: live * np.cos(3.0 * p + t) * (1.0 + 0.3 * t), PARAMS, LIVE)
+    for t in range(8)
 ]
+QUICK = {"xla_backend_optimization_level": 0}
+"""Each program is run a few times: to optimise it takes longer."""
 X = np.sin(np.arange(24.0)).reshape(8, 3)
 LABELS = np.arange(8, dtype=np.int32) % 3
 
@@ -27,15 +31,31 @@ LABELS = np.arange(8, dtype=np.int32) % 3
 def train(optimizer, params=PARAMS, grads=GRADS):
     """The parameters after a few updates."""
     params, grads = jax.tree.map(lambda a: jnp.asarray(a, float), (params, grads))
-    state = optimizer.init(params)
-    for gradient in grads:
+
+    def step(carry, gradient):
+        params, state = carry
         updates, state = optimizer.update(gradient, state, params)
-        params = fn.apply_updates(params, updates)
-    return params
+        return (fn.apply_updates(params, updates), state), None
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads)
+    return jax.lax.scan(step, (params, optimizer.init(params)), stacked)[0][0]
 
 
 def use_optimizer(optimizer):
     return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(train(optimizer)))
+
+
+def use_in_bowl(optimizer):
+    """The same where each gradient is the parameters', so that the way leads to 0."""
+    params = jax.tree.map(lambda a: jnp.asarray(a, float), PARAMS)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(params, state, params)
+        return (fn.apply_updates(params, updates), state), None
+
+    params, _ = jax.lax.scan(step, (params, optimizer.init(params)), length=8)[0]
+    return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(params))
 
 
 def use_network(network):
@@ -64,12 +84,25 @@ class Case(NamedTuple):
     use: Callable[[Any], Any]  # a number that depends on all of the pair's
     leaves: int
     values: tuple[float, float] = (0.1, 0.3)
+    flat: int = 0  # of the leaves, how many move what is used by steps or not at all
 
 
 def task(value):
     network = fn.serial(fn.dense(3, 4), fn.tanh, fn.dropout(value), fn.dense(4, 3))
     loss = Partial(fn.fix(fn.cross_entropy, ignore_label=-1), label_smoothing=value)
     return fn.supervised(network, loss, metrics={"accuracy": fn.accuracy})
+
+
+def schedule_free_sgd(value):
+    rate = fn.warmup_cosine(value, 25 * value, 100 * value, start=value / 2, end=value / 3)
+    return fn.schedule_free_sgd(rate, 1 - value / 2, weight_power=value)
+
+
+def schedule_free_adamw(value):
+    rate = fn.warmup_cosine(value, 25 * value, 100 * value, start=value / 2, end=value / 3)
+    return fn.schedule_free_adamw(
+        rate, 1 - value / 2, 1 - value / 2, eps=value, weight_decay=value, weight_power=value
+    )
 
 
 CASES = [
@@ -99,7 +132,7 @@ CASES = [
         use_schedule,
         5,
     ),
-    Case("step_decay", lambda v: fn.step_decay(v, 1 - v, 23 * v), use_schedule, 3),
+    Case("step_decay", lambda v: fn.step_decay(v, 1 - v, 23 * v), use_schedule, 3, flat=1),
     Case("cosine", lambda v: fn.cosine(v, 100 * v, end=v / 2), use_schedule, 3),
     Case("cosine_wave", lambda v: fn.cosine_wave(v, 110 * v, end=v / 2), use_schedule, 3),
     Case(
@@ -138,7 +171,13 @@ CASES = [
         use_schedule,
         6,
     ),
-    Case("piecewise", lambda v: fn.piecewise(v, (20 * v, 60 * v), (1 - v, 1 + v)), use_schedule, 5),
+    Case(
+        "piecewise",
+        lambda v: fn.piecewise(v, (20 * v, 60 * v), (1 - v, 1 + v)),
+        use_schedule,
+        5,
+        flat=2,
+    ),
     Case(
         "piecewise_linear",
         lambda v: fn.piecewise_linear((10 * v, 90 * v), (v, 2 * v)),
@@ -174,6 +213,89 @@ CASES = [
         5,
     ),
     Case("adam", lambda v: fn.adam(v, 1 - v, 1 - v / 2, eps=v), use_optimizer, 4),
+    Case("adadelta", lambda v: fn.adadelta(v, 1 - v, eps=v), use_optimizer, 3),
+    Case("adamw", lambda v: fn.adamw(v, 1 - v, 1 - v / 2, eps=v, weight_decay=v), use_optimizer, 5),
+    Case("adamax", lambda v: fn.adamax(v, 1 - v, 1 - v / 2, eps=v), use_optimizer, 4),
+    Case("amsgrad", lambda v: fn.amsgrad(v, 1 - v, 1 - 0.9 * v, eps=v), use_optimizer, 4),
+    Case(
+        "amsgrad-correct-first",
+        lambda v: fn.amsgrad(v, 1 - v, 1 - 0.9 * v, eps=v, correct_first=True),
+        use_optimizer,
+        4,
+    ),
+    Case(
+        "nadam",
+        lambda v: fn.nadam(v, 1 - v, 1 - v / 2, eps=v, momentum_decay=v),
+        use_optimizer,
+        5,
+    ),
+    Case("radam", lambda v: fn.radam(v, 1 - v, 1 - v / 2, eps=v), use_optimizer, 4),
+    Case(
+        "radam-eps-first",
+        lambda v: fn.radam(v, 1 - v, 1 - v / 2, eps=v, eps_before_correction=True),
+        use_optimizer,
+        4,
+    ),
+    Case(
+        "averaged_sgd",
+        lambda v: fn.averaged_sgd(v, decay=v, power=v, start=v),
+        use_optimizer,
+        4,
+        flat=1,
+    ),
+    Case("schedule_free_sgd", schedule_free_sgd, use_optimizer, 7),
+    Case("schedule_free_adamw", schedule_free_adamw, use_optimizer, 10),
+    Case("sign_sgd", fn.sign_sgd, use_optimizer, 1),
+    Case("signum", lambda v: fn.signum(v, 1 - v), use_optimizer, 2, flat=1),
+    Case(
+        "lion", lambda v: fn.lion(v, 1 - v, 1 - 0.9 * v, weight_decay=v), use_optimizer, 4, flat=2
+    ),
+    Case(
+        "rprop",
+        lambda v: fn.rprop(
+            v, shrink=1 - v, grow=1 + v, min_step_size=0.95 * v, max_step_size=1.15 * v
+        ),
+        use_optimizer,
+        5,
+    ),
+    Case(
+        "adan",
+        lambda v: fn.adan(v, 1 - v, 1 - 0.9 * v, 1 - v / 2, eps=v, eps_root=v, weight_decay=v),
+        use_optimizer,
+        8,
+    ),
+    Case(
+        "adopt",
+        lambda v: fn.adopt(v, 1 - v, 1 - v / 2, eps=5 * v, clip_power=v),
+        use_optimizer,
+        5,
+    ),
+    Case(
+        "ademamix",
+        lambda v: fn.ademamix(
+            v, 1 - v, 1 - v / 2, fn.inverse_time(1 - v, v), alpha=v, eps=v, weight_decay=v
+        ),
+        use_optimizer,
+        8,
+    ),
+    Case("lamb", lambda v: fn.lamb(v, 1 - v, 1 - v / 2, eps=v, weight_decay=v), use_optimizer, 5),
+    Case(
+        "adafactor",
+        lambda v: fn.adafactor(
+            v, 1 - v, eps=v, floor=5 * v, clip=5 * v, min_scale=8 * v, weight_decay=v
+        ),
+        use_optimizer,
+        7,
+    ),
+    Case("relative_step", fn.relative_step, use_schedule, 1),
+    Case(
+        "prodigy",
+        lambda v: fn.prodigy(
+            10 * v, 1 - v, 1 - v / 2, eps=v, initial_distance=v, growth=30 * v, weight_decay=v
+        ),
+        use_in_bowl,
+        8,
+    ),
     Case("clip", fn.clip_by_global_norm, use_optimizer, 1),
     Case("decay", fn.add_decayed_weights, use_optimizer, 1),
     Case(
@@ -200,13 +322,41 @@ def test_numbers_are_float_leaves_and_init_binds_none(case):
         assert all(type(leaf) is float for leaf in jax.tree.leaves(case.make(1)))
 
 
+@functools.cache
+def compiled(case):
+    """The use of a pair, compiled, and the list of its traces; float64 is to be on."""
+    traces = []
+    use = jax.jit(lambda pair: traces.append(pair) or case.use(pair), compiler_options=QUICK)
+    return use, traces
+
+
+@functools.cache
+def swept(case, step=1e-6):
+    """In one program under vmap, in float64: the uses of three pairs, and the gradient of the first
+    with its difference quotients."""
+    with jax.enable_x64(True):
+        leaves, structure = jax.tree.flatten(jax.vmap(case.make)(jnp.linspace(*case.values, 3)))
+        three = jnp.stack(leaves, axis=1)
+        moved = [three[0] + sign * step * jnp.eye(len(leaves)) for sign in (1.0, -1.0)]
+
+        @functools.partial(jax.jit, compiler_options=QUICK)
+        @jax.vmap
+        @jax.value_and_grad
+        def use(numbers):
+            return case.use(structure.unflatten(list(numbers)))
+
+        values, grads = use(jnp.concatenate([three, *moved]))
+        up, down = jnp.split(values[3:], 2)
+        return tuple(np.asarray(x) for x in (values[:3], grads[0], (up - down) / (2.0 * step)))
+
+
 @by_case
 def test_equal_structure_and_one_trace_for_any_value(case):
     first, second = map(case.make, case.values)
     assert jax.tree.structure(first) == jax.tree.structure(second)
-    traces = []
-    use = jax.jit(lambda pair: traces.append(pair) or case.use(pair))
-    got = [use(first), use(second), use(case.make(case.values[0]))]
+    use, traces = compiled(case)
+    with jax.enable_x64(True):
+        got = [float(use(pair)) for pair in (first, second, case.make(case.values[0]))]
     assert len(traces) == 1
     assert got[0] == got[2]
     assert got[0] != got[1]
@@ -214,35 +364,18 @@ def test_equal_structure_and_one_trace_for_any_value(case):
 
 @by_case
 def test_vmap_of_the_constructor_is_a_loop(case):
-    values = jnp.linspace(*case.values, 3)
-    sweep = jax.jit(jax.vmap(case.use))(jax.vmap(case.make)(values))
-    loop = [case.use(case.make(float(value))) for value in values]
-    np.testing.assert_allclose(sweep, loop, rtol=2e-5)
-
-
-# A value that jumps has no gradient with respect to where it does.
-@pytest.mark.parametrize(
-    "case",
-    [c for c in CASES if c.name not in ("step_decay", "piecewise")],
-    ids=lambda case: case.name,
-)
-def test_every_number_has_the_gradient_that_differences_give(case):
+    sweep, _, _ = swept(case)
+    use, _ = compiled(case)
     with jax.enable_x64(True):
-        pair = jax.tree.map(jnp.float64, case.make(case.values[0]))
-        leaves, structure = jax.tree.flatten(pair)
+        loop = [use(case.make(float(value))) for value in np.linspace(*case.values, 3)]
+    np.testing.assert_allclose(sweep, loop, rtol=1e-11)
 
-        @jax.jit
-        def use(leaves):
-            return case.use(jax.tree.unflatten(structure, leaves))
 
-        grads = jax.jit(jax.grad(use))(leaves)
-        step = 1e-6
-        for index, grad in enumerate(grads):
-            up, down = list(leaves), list(leaves)
-            up[index], down[index] = up[index] + step, down[index] - step
-            slope = (use(up) - use(down)) / (2 * step)
-            np.testing.assert_allclose(grad, slope, rtol=2e-5, atol=1e-9)
-            assert abs(grad) > 1e-12
+@by_case
+def test_every_number_has_the_gradient_that_differences_give(case):
+    _, grads, slopes = swept(case)
+    np.testing.assert_allclose(grads, slopes, rtol=2e-5, atol=1e-9)
+    assert (abs(grads) <= 1e-12).sum() == case.flat
 
 
 OPTIMIZERS = [case for case in CASES if case.use is use_optimizer]
@@ -330,6 +463,10 @@ CONSTRUCTORS += [fn.warmup_cosine, fn.inverse_time, fn.dense, fn.mlp, fn.linear,
 CONSTRUCTORS += [fn.exponential, fn.step_decay, fn.cosine, fn.cosine_wave, fn.cosine_restarts]
 CONSTRUCTORS += [fn.inverse_square_root, fn.warmup_stable_decay, fn.one_cycle, fn.linear_one_cycle]
 CONSTRUCTORS += [fn.cyclic, fn.piecewise, fn.piecewise_linear, fn.piecewise_cosine, fn.join]
+CONSTRUCTORS += [fn.adadelta, fn.adafactor, fn.adamax, fn.adamw, fn.adan, fn.ademamix, fn.adopt]
+CONSTRUCTORS += [fn.amsgrad, fn.averaged_sgd, fn.decoupled_decay, fn.lamb, fn.lion, fn.nadam]
+CONSTRUCTORS += [fn.prodigy, fn.radam, fn.relative_step, fn.rprop, fn.schedule_free_adamw]
+CONSTRUCTORS += [fn.schedule_free_sgd, fn.sign_sgd, fn.signum]
 
 
 @pytest.mark.parametrize("constructor", CONSTRUCTORS, ids=lambda c: c.__name__)

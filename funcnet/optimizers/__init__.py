@@ -1,11 +1,47 @@
 """Optimizers, one file a family: each rule is its equations, its numbers are leaves.
 
-Weight decay that PyTorch calls `weight_decay` (in `SGD`, `Adagrad`, `RMSprop`, `Adam`) is L2,
-inside the gradient: `chain(add_decayed_weights(rate), adam(...))`.
+| optimizer | PyTorch's is | Optax's is |
+|---|---|---|
+| sgd, nesterov | the same | the same |
+| momentum | `dampening` as there | the same |
+| adagrad | the same | `eps=1e-7, initial_accumulator=0.1, eps_in_root=True` |
+| adadelta | the same | the same |
+| rmsprop | `decay=0.99` | `eps_in_root=True, rate_in_velocity=True` |
+| adam | the same | the same |
+| adamw | the same | `weight_decay=1e-4` |
+| adamax | the same | the same |
+| nadam | the same | `momentum_decay=None` |
+| amsgrad | the same | `correct_first=True` or `corrected=False` |
+| radam | `eps_before_correction=True` | the same |
+| averaged_sgd | the same, `ASGD` | - |
+| rprop | the same | (a step late) |
+| adafactor | `adafactor(relative_step(lr), eps=0.0, floor=eps1)` | `min_size=128` |
+| lion | - | `weight_decay=1e-3` |
+| lamb, sign_sgd, signum | - | the same |
+| adan | - | `look_ahead=1 - b2, eps_root=1e-8` |
+| adopt, ademamix, prodigy | - | the same, in `contrib` |
+| schedule_free_sgd, _adamw | - | the same at a constant rate, in `contrib` |
+
+Weight decay that PyTorch calls `weight_decay` (in all but `AdamW` and `Adafactor`, and unless
+`decoupled_weight_decay=True`) is L2, inside the gradient: `chain(add_decayed_weights(rate),
+adam(...))`. Beside the step, times the rate, it is `decoupled_decay(adam(...), rate)`: AdamW, and
+Optax's `adamaxw` and `nadamw`.
 """
 
-from funcnet.optimizers.adaptive import adagrad, adam, rmsprop
+from funcnet.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
+from funcnet.optimizers.averaged import (
+    averaged_sgd,
+    schedule_free_adamw,
+    schedule_free_eval,
+    schedule_free_sgd,
+)
+from funcnet.optimizers.decay import decoupled_decay
 from funcnet.optimizers.descent import momentum, nesterov, sgd
+from funcnet.optimizers.free import prodigy
+from funcnet.optimizers.layerwise import adafactor, lamb, relative_step
+from funcnet.optimizers.moments import adamax, adamw, amsgrad, nadam, radam
+from funcnet.optimizers.sign import lion, rprop, sign_sgd, signum
+from funcnet.optimizers.successors import adan, ademamix, adopt
 from funcnet.optimizers.transforms import (
     add_decayed_weights,
     apply_updates,
@@ -15,15 +51,37 @@ from funcnet.optimizers.transforms import (
 )
 
 __all__ = [
+    "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
+    "adamax",
+    "adamw",
+    "adan",
     "add_decayed_weights",
+    "ademamix",
+    "adopt",
+    "amsgrad",
     "apply_updates",
+    "averaged_sgd",
     "chain",
     "clip_by_global_norm",
+    "decoupled_decay",
     "global_norm",
+    "lamb",
+    "lion",
     "momentum",
+    "nadam",
     "nesterov",
+    "prodigy",
+    "radam",
+    "relative_step",
     "rmsprop",
+    "rprop",
+    "schedule_free_adamw",
+    "schedule_free_eval",
+    "schedule_free_sgd",
     "sgd",
+    "sign_sgd",
+    "signum",
 ]

@@ -12,6 +12,7 @@ from funcnet.optimizers.arithmetic import (
     moving_average,
     narrowed,
     one_minus,
+    over_root,
     root_plus_eps,
     root_with_eps,
     scaled,
@@ -39,6 +40,13 @@ class RmsState(NamedTuple):
 class CenteredRmsState(NamedTuple):
     square: Any
     mean: Any  # moving average of the gradient
+
+
+class AdadeltaState(NamedTuple):
+    count: Any
+    learning_rate: Any
+    square: Any  # moving average of the squared gradient
+    step_square: Any  # and of the squared step
 
 
 class AdamState(NamedTuple):
@@ -137,6 +145,38 @@ def rmsprop(
     return chain(normalise, velocity)
 
 
+def adadelta_init(params):
+    return AdadeltaState(*sgd_init(params), wide_zeros(params), wide_zeros(params))
+
+
+def adadelta_update(grads, state, params=None, *, learning_rate, one_minus_decay, eps):
+    rate = rate_at(learning_rate, state)
+    square = moving_average(state.square, one_minus_decay, squared(grads))
+
+    def step(g, v, s):
+        return root_with_eps(s, eps) / root_with_eps(v, eps) * g
+
+    steps = jax.tree.map(step, wide(grads), square, state.step_square)
+    step_square = moving_average(state.step_square, one_minus_decay, squared(steps))
+    after = AdadeltaState(state.count + 1, rate, square, step_square)
+    return narrowed(scaled(-rate, steps), grads), after
+
+
+def adadelta(learning_rate=1.0, decay=0.9, *, eps=1e-6) -> Optimizer:
+    """v <- b v + (1 - b) g^2, d = sqrt(s + eps) / sqrt(v + eps) g, s <- b s + (1 - b) d^2,
+    theta <- theta - eta d (Zeiler 2012, where eta is 1).
+
+    b is `decay`, both peers' `rho`. As PyTorch's and Optax's, whose rate has no default.
+    """
+    update = Partial(
+        adadelta_update,
+        learning_rate=as_schedule("learning_rate", learning_rate),
+        one_minus_decay=one_minus("decay", decay),
+        eps=number("eps", eps, 0.0),
+    )
+    return Optimizer(Partial(adadelta_init), update)
+
+
 def adam_init(params):
     return AdamState(*sgd_init(params), wide_zeros(params), wide_zeros(params))
 
@@ -148,11 +188,7 @@ def adam_update(grads, state, params=None, *, learning_rate, one_minus_b1, one_m
     # m / (1 - b1^t) is taken into the rate: one division an element, not three.
     step_size = rate / bias_correction(one_minus_b1, count)
     unbias = 1.0 / bias_correction(one_minus_b2, count)
-
-    def step(m, v):
-        return m / root_plus_eps(jnp.asarray(unbias, v.dtype) * v, eps)
-
-    updates = scaled(-step_size, jax.tree.map(step, mean, square))
+    updates = scaled(-step_size, over_root(mean, square, unbias, eps))
     return narrowed(updates, grads), AdamState(count, rate, mean, square)
 
 

@@ -25,6 +25,11 @@ def wide_zeros(params):
     return jax.tree.map(jnp.zeros_like, wide(params))
 
 
+def wide_copies(tree):
+    """The leaves in float32 at least, in memory of their own, so that both can be donated."""
+    return jax.tree.map(lambda x: jnp.array(x, jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
 def narrowed(tree, like):
     """The leaves in the dtypes of their counterparts."""
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
@@ -55,6 +60,32 @@ def moving_average(average, fraction, tree):
     return plus_scaled(average, fraction, jax.tree.map(jnp.subtract, tree, average))
 
 
+def maximum(tree, other):
+    """The larger of x and y for each leaf x and its counterpart y."""
+    return jax.tree.map(jnp.maximum, tree, other)
+
+
+def signs(tree):
+    """-1, 0 or 1 for each number."""
+    return jax.tree.map(jnp.sign, tree)
+
+
+def inner(tree, other):
+    """sum x y over all numbers of two trees, a scalar."""
+    products = jax.tree.map(lambda x, y: jnp.sum(x * y), tree, other)
+    return sum(jax.tree.leaves(products), jnp.zeros(()))
+
+
+def norm(x):
+    """sqrt(sum x^2) of one array, whose derivative at 0 is 0."""
+    return safe_sqrt(jnp.sum(jnp.square(x)))
+
+
+def root_mean_square(x):
+    """sqrt(mean x^2) of one array, whose derivative at 0 is 0."""
+    return safe_sqrt(jnp.mean(jnp.square(x)))
+
+
 def bias_correction(fraction, count):
     """1 - (1 - fraction)^count: the weight that a moving average from 0 has after `count` steps.
 
@@ -80,3 +111,12 @@ def root_plus_eps(square, eps):
 def root_with_eps(square, eps):
     """sqrt(square + eps)."""
     return safe_sqrt(square + jnp.asarray(eps, square.dtype))
+
+
+def over_root(tree, square, unbias, eps):
+    """x / (sqrt(unbias v) + eps) for each leaf x and the average v of its square."""
+
+    def quotient(x, v):
+        return x / root_plus_eps(jnp.asarray(unbias, v.dtype) * v, eps)
+
+    return jax.tree.map(quotient, tree, square)

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
@@ -24,6 +25,12 @@ class MomentumState(NamedTuple):
 def rate_at(schedule, state):
     """The schedule's value for the next update, in the dtype that the state keeps."""
     return jnp.asarray(schedule(state.count), state.learning_rate.dtype)
+
+
+def learning_rates(opt_state):
+    """What `learning_rate` fields the optimizer's states hold, in their order."""
+    paths = jax.tree_util.tree_flatten_with_path(opt_state)[0]
+    return [leaf for path, leaf in paths if getattr(path[-1], "name", None) == "learning_rate"]
 
 
 def sgd_init(params):

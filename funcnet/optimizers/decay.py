@@ -1,0 +1,42 @@
+"""Weight decay beside an optimizer's step, not inside its gradient."""
+
+from jax.tree_util import Partial
+
+from funcnet.optimizers.arithmetic import narrowed, plus_scaled, wide
+from funcnet.optimizers.descent import learning_rates
+from funcnet.pairs import Optimizer, number, partial
+
+
+def decoupled_update(grads, state, params=None, *, update, weight_decay):
+    if params is None:
+        raise ValueError("decoupled_decay needs the parameters: update(grads, state, params)")
+    updates, state = update(wide(grads), state, params)
+    rates = learning_rates(state)
+    if not rates:
+        raise ValueError(
+            "decoupled_decay expects an optimizer whose state has a learning_rate, "
+            f"got {type(state).__name__}"
+        )
+    return narrowed(plus_scaled(updates, -rates[-1] * weight_decay, params), grads), state
+
+
+def decoupled_decay(optimizer: Optimizer, weight_decay) -> Optimizer:
+    """theta <- theta + u - eta lambda theta, u the optimizer's update and eta the rate that it
+    used (Loshchilov & Hutter 2019, whose decay is eta lambda where eta is a schedule from 1 down).
+
+    lambda is `weight_decay`. The state is the optimizer's own; of several rates in it, as a chain
+    has, the last one counts. PyTorch's `decoupled_weight_decay=True` (in `NAdam` and `RAdam`) and
+    Optax's `add_decayed_weights` between the direction and the rate, as its `adamaxw` and `nadamw`
+    have it. `chain(add_decayed_weights(rate), optimizer)` is L2.
+    """
+    if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
+        raise TypeError(f"decoupled_decay expects an optimizer, got {optimizer!r}")
+    init, update = optimizer
+    return Optimizer(
+        partial(init),
+        Partial(
+            decoupled_update,
+            update=partial(update),
+            weight_decay=number("weight_decay", weight_decay),
+        ),
+    )

@@ -1,0 +1,201 @@
+"""Where optimizers differ from their peers on purpose, and their edges."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from parity import QUICK
+
+import funcnet as fn
+
+ONE = jnp.ones(2)
+
+
+def updates_of(optimizer, grads, params=ONE):
+    """The updates for one gradient after another, at parameters that stay."""
+
+    def step(state, gradient):
+        updates, state = optimizer.update(gradient, state, params)
+        return state, updates
+
+    state, found = jax.lax.scan(step, optimizer.init(params), jnp.asarray(grads, params.dtype))
+    return np.asarray(found), state
+
+
+def test_rprop_answers_each_gradient_at_once():
+    """Grown where the sign stays, shrunk and one step of rest where it turns."""
+    grads = [[2.0, -1e-30], [1.0, -3e-30], [-5.0, 0.0], [-1.0, 2e-30], [-1.0, 1e-30]]
+    found, _ = updates_of(fn.rprop(0.1), grads)
+    size = 0.1 * 1.2 * 0.5
+    expected = [[-0.1, 0.1], [-0.12, 0.12], [0.0, 0.0], [size, -0.12], [1.2 * size, -0.144]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_rprop_stays_within_its_bounds():
+    found, _ = updates_of(
+        fn.rprop(0.1, min_step_size=0.08, max_step_size=0.13),
+        [[1.0, 1.0], [1.0, -1.0], [1.0, -1.0]],
+    )
+    np.testing.assert_allclose(found, [[-0.1, -0.1], [-0.12, 0.0], [-0.13, 0.08]], rtol=1e-6)
+
+
+def test_prodigy_survives_gradients_of_zero():
+    found, state = updates_of(fn.prodigy(), [[0.0, 0.0], [0.0, 0.0], [1.0, -1.0]])
+    chex.assert_tree_all_finite((found, state))
+    np.testing.assert_array_equal(found[:2], 0.0)
+    assert found[2][0] < 0.0 < found[2][1]
+
+
+def test_prodigy_finds_the_distance():
+    def step(carry, _):
+        x, state = carry
+        updates, state = optimizer.update(jnp.sign(x - 5.0), state, x)
+        return (x + updates, state), state.distance
+
+    optimizer = fn.prodigy()
+    start = jnp.zeros(3)
+    _, distances = jax.lax.scan(step, (start, optimizer.init(start)), length=200)
+    assert (jnp.diff(distances) >= 0.0).all()
+    assert 1.0 < distances[-1] <= 5.0 * np.sqrt(3.0)
+
+
+def test_schedule_free_evaluates_the_average():
+    """With a falling rate the largest so far weighs each point alike: the average is the mean of
+    z, and z is plain descent."""
+    optimizer = fn.schedule_free_sgd(fn.inverse_time(0.3, 1.0), 0.75)
+    y = jnp.array([1.0, -2.0])
+    state = optimizer.init(y)
+    np.testing.assert_array_equal(fn.schedule_free_eval(state, y), y)
+    z, visited = np.array([1.0, -2.0]), []
+    for rate, gradient in zip((0.3, 0.15, 0.1), ([1.0, 2.0], [-0.5, 1.0], [0.3, 0.0]), strict=True):
+        updates, state = optimizer.update(jnp.asarray(gradient), state, y)
+        y = y + updates
+        z = z - rate * np.array(gradient)
+        visited.append(z)
+        x = np.mean(visited, axis=0)
+        np.testing.assert_allclose(fn.schedule_free_eval(state, y), x, rtol=1e-5)
+        np.testing.assert_allclose(y, 0.25 * z + 0.75 * x, rtol=1e-6)
+
+
+def test_averaged_sgd_averages_from_its_start():
+    found, state = updates_of(fn.averaged_sgd(0.1, decay=0.0, start=1.0), [[1.0, 2.0]] * 4)
+    np.testing.assert_allclose(found, -0.1 * np.array([[1.0, 2.0]] * 4), rtol=1e-6)
+    np.testing.assert_allclose(state.average, [0.9, 0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [fn.averaged_sgd, fn.schedule_free_adamw, fn.prodigy])
+def test_parameters_and_state_can_both_be_donated(make):
+    optimizer, params = make(0.1), jnp.arange(3.0)
+    step = jax.jit(lambda state, params: optimizer.update(ONE[0] * params, state, params),
+                   donate_argnums=(0, 1))  # fmt: skip
+    assert jnp.isfinite(step(optimizer.init(params), params)[0]).all()
+
+
+def test_decoupled_decay_goes_by_the_rate_that_was_used():
+    falling = fn.inverse_time(0.5, 1.0)
+    optimizer = fn.decoupled_decay(fn.chain(fn.clip_by_global_norm(1.0), fn.sgd(falling)), 0.1)
+    found, _ = updates_of(optimizer, [[0.0, 0.0]] * 3, jnp.array([2.0, -4.0]))
+    rates = 0.5 / np.array([[1.0], [2.0], [3.0]])
+    np.testing.assert_allclose(found, -rates * 0.1 * np.array([[2.0, -4.0]]), rtol=1e-6)
+    adam = fn.adam(0.1)
+    with pytest.raises(ValueError, match="a learning_rate, got RpropState"):
+        updates_of(fn.decoupled_decay(fn.rprop(), 0.1), [[1.0, 1.0]])
+    with pytest.raises(TypeError, match=r"decoupled_decay expects an optimizer, got 0\.1"):
+        fn.decoupled_decay(0.1, adam)
+
+
+NEEDY = [fn.adamw, fn.lion, fn.lamb, fn.adafactor, fn.prodigy, fn.averaged_sgd]
+NEEDY += [fn.schedule_free_sgd, fn.schedule_free_adamw]
+
+
+@pytest.mark.parametrize("make", NEEDY, ids=lambda make: make.__name__)
+def test_what_needs_the_parameters_says_so(make):
+    optimizer = make(0.1)
+    with pytest.raises(ValueError, match=r"needs the parameters: update\(grads, state, params\)"):
+        optimizer.update(ONE, optimizer.init(ONE))
+
+
+@pytest.mark.parametrize(
+    ("shape", "min_size", "kept"),
+    [
+        ((), 1, [()]),
+        ((7,), 1, [(7,)]),
+        ((8, 16), 1, [(8, 1), (1, 16)]),
+        ((16, 8), 1, [(1, 8), (16, 1)]),
+        ((8, 16), 9, [(8, 16)]),
+        ((3, 3, 8, 16), 4, [(3, 3, 8, 1), (3, 3, 1, 16)]),
+    ],
+)
+def test_adafactor_keeps_rows_and_columns(shape, min_size, kept):
+    optimizer = fn.adafactor(min_size=min_size)
+    params = jnp.ones(shape, jnp.bfloat16)
+    square = jax.eval_shape(optimizer.init, params).square
+    assert [leaf.shape for leaf in square] == kept
+    assert all(leaf.dtype == jnp.float32 for leaf in square)
+
+
+def test_adafactor_of_a_product_is_that_of_the_whole():
+    """Where g^2 is of rank 1 the two moments are the same."""
+    gradient = jnp.outer(jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 1.0]))
+    each = [updates_of(fn.adafactor(min_size=m), [gradient] * 2, gradient)[0] for m in (1, 9)]
+    np.testing.assert_allclose(*each, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [fn.adam, fn.adafactor, fn.lamb, fn.adan, fn.prodigy, fn.radam])
+def test_hypergradient_is_finite_in_float32(make):
+    """A whole row, an array and a single number without gradient."""
+    params = {"a": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "b": jnp.zeros(2), "c": jnp.array(0.5)}
+    grads = {"a": jnp.array([[0.5, -1.0], [0.0, 0.0]]), "b": jnp.zeros(2), "c": jnp.array(0.0)}
+
+    def length(optimizer):
+        state = optimizer.init(params)
+        for _ in range(2):
+            updates, state = optimizer.update(grads, state, params)
+        return fn.global_norm(updates)
+
+    chex.assert_tree_all_finite(jax.jit(jax.grad(length), compiler_options=QUICK)(make(0.1)))
+
+
+def test_radam_that_never_rectifies_has_finite_hypergradients():
+    """At b2 = 0.6 the length of the average tends to 4, where r has a pole."""
+
+    def last(optimizer):
+        state = optimizer.init(ONE)
+        for _ in range(3):
+            updates, state = optimizer.update(ONE, state)
+        return updates.sum()
+
+    with jax.enable_x64(True):
+        slopes = jax.jit(jax.grad(last), compiler_options=QUICK)(fn.radam(0.1, b2=0.6))
+    chex.assert_tree_all_finite(slopes)
+
+
+def test_lamb_moves_arrays_of_zeros():
+    params = {"zero": jnp.zeros(2), "four": jnp.array([4.0, 0.0])}
+    optimizer = fn.lamb(0.1)
+    updates, _ = optimizer.update({"zero": ONE, "four": ONE}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["zero"], [-0.1, -0.1], rtol=1e-4)
+    np.testing.assert_allclose(updates["four"], 2 * [-0.1 * 4.0 / np.sqrt(2.0)], rtol=1e-4)
+
+
+def test_adopt_looks_at_the_first_gradient_only():
+    found, _ = updates_of(fn.adopt(0.1, 0.0, 0.5), [[2.0, -4.0], [1.0, -8.0], [9.0, 1.0]])
+    np.testing.assert_allclose(found[0], [0.0, 0.0])
+    np.testing.assert_allclose(found[1], [-0.05, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(found[2], [-0.1 * 2**0.25, -0.1 / np.sqrt(40.0)], rtol=1e-6)
+
+
+RATED = [fn.adadelta, fn.adafactor, fn.adamax, fn.adamw, fn.adan, fn.ademamix, fn.adopt]
+RATED += [fn.amsgrad, fn.lamb, fn.lion, fn.nadam, fn.radam, fn.schedule_free_adamw]
+RATED += [fn.schedule_free_sgd, fn.sign_sgd, fn.signum]
+
+
+@pytest.mark.parametrize("make", RATED, ids=lambda make: make.__name__)
+def test_the_rate_is_in_the_state_for_the_trainers_metrics(make):
+    optimizer = make(fn.inverse_time(0.5, 1.0))
+    state = optimizer.init(ONE)
+    for rate in (0.5, 0.25):
+        _, state = jax.jit(optimizer.update)(ONE, state, ONE)
+        assert state.learning_rate == rate
+    assert state.count == 2
