@@ -6,7 +6,8 @@ numpy 2.4.6; the file keeps the versions that made it under "versions".
 
 All of `problems.PROBLEMS` are one tree here, their losses summed, and the gradient of step t is
 multiplied by 1 + cos(t) / 2, so that no two are alike. Keys are "source/name", with the flat
-parameters after the steps `SNAPSHOTS`, [snapshots, size], or their average for names that say so.
+parameters after the steps `JOINT_SNAPSHOTS`, [snapshots, size], or their average for names that
+say so.
 """
 
 from pathlib import Path
@@ -18,15 +19,7 @@ import optax
 import torch
 from jax.flatten_util import ravel_pytree
 from optax import contrib
-from problems import PROBLEMS
-
-STEPS = 30
-SNAPSHOTS = (1, 2, 3, 4, 5, 8, 12, 20, 30)
-
-
-def losses(step):
-    """What a plateau is told: falling at first, then not."""
-    return 2.0 + np.cos(0.7 * step) / (1.0 + step)
+from problems import JOINT_SNAPSHOTS, JOINT_STEPS, PROBLEMS, plateau, total_loss
 
 
 def decayed(path, _):
@@ -70,7 +63,7 @@ OPTAX = {
     "adaptive_clip": optax.chain(optax.adaptive_grad_clip(0.05, eps=0.1), MOMENTUM),
     "centralise": optax.chain(transposed(optax.centralize()), MOMENTUM),
     "masked_decay": optax.chain(masked_decay(0.1), MOMENTUM),
-    "accumulate": optax.MultiSteps(optax.adam(0.05), 4),
+    "accumulate": optax.MultiSteps(optax.adam(0.05), 4, accumulator_dtype=jnp.float64),
     "partition": optax.multi_transform(
         {"fast": optax.adam(0.05), "slow": optax.sgd(0.02), "still": optax.set_to_zero()}, kinds
     ),
@@ -84,16 +77,12 @@ OPTAX = {
 }
 
 
-def loss(params, xp):
-    return sum(problem.loss(params[name], xp) for name, problem in PROBLEMS.items())
-
-
 def start():
     return {name: [jnp.asarray(a) for a in problem.start] for name, problem in PROBLEMS.items()}
 
 
 def gradient(params, step):
-    grads = jax.grad(loss)(params, jnp)
+    grads = jax.grad(total_loss)(params, jnp)
     return jax.tree.map(lambda g: (1.0 + 0.5 * np.cos(step)) * g, grads)
 
 
@@ -101,8 +90,8 @@ def optax_path(optimizer):
     """The parameters after each step."""
     params, state, path = start(), optimizer.init(start()), []
     update = jax.jit(optax.with_extra_args_support(optimizer).update)
-    for step in range(STEPS):
-        updates, state = update(gradient(params, step), state, params, value=losses(step))
+    for step in range(JOINT_STEPS):
+        updates, state = update(gradient(params, step), state, params, value=plateau(step))
         params = optax.apply_updates(params, updates)
         path.append(params)
     return path
@@ -113,7 +102,7 @@ def optax_lookahead():
     optimizer = optax.lookahead(optax.adam(0.05), 4, 0.3)
     params = optax.LookaheadParams.init_synced(start())
     state, fast, slow = optimizer.init(params), [], []
-    for step in range(STEPS):
+    for step in range(JOINT_STEPS):
         updates, state = optimizer.update(gradient(params.fast, step), state, params)
         params = optax.apply_updates(params, updates)
         fast.append(params.fast)
@@ -141,14 +130,14 @@ def torch_path(make, *, before=None, scheduler=None):
     named = tensors()
     params = [p for name in sorted(named) for p in named[name]]
     optimizer, path = make(named), []
-    plateau = scheduler(optimizer) if scheduler else None
-    for step in range(STEPS):
+    schedule = scheduler(optimizer) if scheduler else None
+    for step in range(JOINT_STEPS):
         optimizer.zero_grad()
-        ((1.0 + 0.5 * np.cos(step)) * loss(named, torch)).backward()
+        ((1.0 + 0.5 * np.cos(step)) * total_loss(named, torch)).backward()
         if before:
             before(params)
-        if plateau:
-            plateau.step(losses(step))
+        if schedule:
+            schedule.step(plateau(step))
         optimizer.step()
         path.append([p.detach().clone() for p in params])
     return path
@@ -193,7 +182,7 @@ def torch_swa(path):
 
 def rows(path):
     """[snapshots, size]"""
-    chosen = [path[step - 1] for step in SNAPSHOTS]
+    chosen = [path[step - 1] for step in JOINT_SNAPSHOTS]
     if isinstance(chosen[0], list):
         return np.stack([torch.cat([p.flatten() for p in params]).numpy() for params in chosen])
     return np.stack([ravel_pytree(params)[0] for params in chosen])
