@@ -13,6 +13,7 @@ import pytest
 from jax.tree_util import Partial
 
 import funcnet as fn
+from funcnet.optimizers import hand_on
 from funcnet.pairs import number, partial, unbind
 
 KEY = jax.random.key(5)
@@ -28,14 +29,26 @@ def train(optimizer, params=PARAMS, grads=GRADS):
     """The parameters after a few updates."""
     params, grads = jax.tree.map(lambda a: jnp.asarray(a, float), (params, grads))
     state = optimizer.init(params)
-    for gradient in grads:
-        updates, state = optimizer.update(gradient, state, params)
+    for count, gradient in enumerate(grads, 1):
+        weight = jnp.asarray(float(count))
+        updates, state = hand_on(
+            optimizer.update, gradient, state, params, 1.0 + 0 * weight, weight
+        )
         params = fn.apply_updates(params, updates)
-    return params
+    return params, state
+
+
+def total_sine(tree):
+    return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def use_optimizer(optimizer):
-    return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(train(optimizer)))
+    return total_sine(train(optimizer)[0])
+
+
+def use_average(optimizer):
+    params, state = train(optimizer)
+    return total_sine(fn.averaged_params(state, params))
 
 
 def use_network(network):
@@ -64,6 +77,7 @@ class Case(NamedTuple):
     use: Callable[[Any], Any]  # a number that depends on all of the pair's
     leaves: int
     values: tuple[float, float] = (0.1, 0.3)
+    flat: tuple[str, ...] = ()  # numbers that are only compared with, of derivative 0
 
 
 def task(value):
@@ -72,7 +86,65 @@ def task(value):
     return fn.supervised(network, loss, metrics={"accuracy": fn.accuracy})
 
 
+def is_matrix(path):
+    return path == "a"
+
+
+WRAPPED = [
+    Case("clip_by_value", lambda v: fn.chain(fn.clip_by_value(v), fn.sgd(v)), use_optimizer, 2),
+    Case("clip_by_block_norm", fn.clip_by_block_norm, use_optimizer, 1),
+    Case("adaptive_clip", lambda v: fn.adaptive_clip(v, eps=9 * v), use_optimizer, 2, (0.1, 0.12)),
+    Case(
+        "transforms",
+        lambda v: fn.chain(
+            fn.add_noise(v, v), fn.centralise(), fn.add_decayed_weights(v, is_matrix), fn.sgd(v)
+        ),
+        use_optimizer,
+        4,
+    ),
+    Case(
+        "averages",
+        lambda v: fn.ema(fn.swa(fn.lookahead(fn.sgd(v), 2, v), 2, every=2), 1 - v),
+        use_average,
+        3,
+    ),
+    Case("swa", lambda v: fn.swa(fn.sgd(v), 2, every=2), use_average, 1),
+    Case(
+        "wrappers",
+        lambda v: fn.skip_non_finite(fn.accumulate(fn.cautious(fn.momentum(v, 1 - v), shift=v), 2)),
+        use_optimizer,
+        4,
+    ),
+    Case(
+        "rounding",
+        lambda v: fn.kahan(fn.stochastic_rounding(fn.state_dtype(fn.nesterov(v, 1 - v), {}))),
+        use_optimizer,
+        2,
+    ),
+    Case(
+        "partition",
+        lambda v: fn.partition(
+            {"a": "fast", "b": "slow"}, {"fast": fn.momentum(v, 1 - v), "slow": fn.sgd(v / 2)}
+        ),
+        use_optimizer,
+        4,
+    ),
+    Case(
+        "freeze",
+        lambda v: fn.partition(is_matrix, {True: fn.sgd(v), False: fn.freeze()}),
+        use_optimizer,
+        1,
+    ),
+    Case(
+        "reduce_on_plateau",
+        lambda v: fn.chain(fn.sgd(v), fn.reduce_on_plateau(v, 1, rtol=v, atol=v, min_scale=v / 2)),
+        use_optimizer,
+        5,
+        flat=("rtol", "atol"),
+    ),
+]
 CASES = [
+    *WRAPPED,
     Case("dropout", fn.dropout, use_network, 1),
     Case("leaky_relu", fn.leaky_relu, use_network, 1),
     Case("mlp", lambda v: fn.mlp([3, 4, 4, 2], fn.leaky_relu(v)), use_network, 2),
@@ -162,6 +234,7 @@ def test_every_number_has_the_gradient_that_differences_give(case):
     with jax.enable_x64(True):
         pair = jax.tree.map(jnp.float64, case.make(case.values[0]))
         leaves, structure = jax.tree.flatten(pair)
+        names = list(fn.hyperparameters(pair))
 
         @jax.jit
         def use(leaves):
@@ -174,10 +247,10 @@ def test_every_number_has_the_gradient_that_differences_give(case):
             up[index], down[index] = up[index] + step, down[index] - step
             slope = (use(up) - use(down)) / (2 * step)
             np.testing.assert_allclose(grad, slope, rtol=2e-5, atol=1e-9)
-            assert abs(grad) > 1e-12
+            assert (abs(grad) > 1e-12) == (names[index].split(".")[-1] not in case.flat)
 
 
-OPTIMIZERS = [case for case in CASES if case.use is use_optimizer]
+OPTIMIZERS = [case for case in CASES if case.use in (use_optimizer, use_average)]
 
 
 @pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
@@ -186,7 +259,7 @@ def test_update_returns_the_dtypes_it_was_given(case, dtype):
     optimizer = case.make(jnp.float32(case.values[0]))
     params, grads = jax.tree.map(lambda a: jnp.asarray(a, dtype), (PARAMS, GRADS[0]))
     state = optimizer.init(params)
-    updates, after = optimizer.update(grads, state, params)
+    updates, after = hand_on(optimizer.update, grads, state, params, jnp.ones(()))
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     chex.assert_trees_all_equal_shapes_and_dtypes(fn.apply_updates(params, updates), params)
@@ -258,6 +331,9 @@ def test_an_initialisers_number_can_be_swept():
 
 CONSTRUCTORS = [fn.dropout, fn.leaky_relu, fn.sgd, fn.momentum, fn.nesterov, fn.adagrad, fn.rmsprop]
 CONSTRUCTORS += [fn.adam, fn.clip_by_global_norm, fn.add_decayed_weights, fn.constant]
+CONSTRUCTORS += [fn.clip_by_value, fn.clip_by_block_norm, fn.adaptive_clip, fn.add_noise, fn.ema]
+CONSTRUCTORS += [fn.swa, fn.lookahead, fn.accumulate, fn.skip_non_finite, fn.cautious, fn.kahan]
+CONSTRUCTORS += [fn.stochastic_rounding, fn.state_dtype, fn.partition, fn.reduce_on_plateau]
 CONSTRUCTORS += [fn.warmup_cosine, fn.inverse_time, fn.dense, fn.mlp]
 
 
