@@ -95,7 +95,10 @@ def check_contract(optimizer, params, what):
         loss = jnp.ones(())
         return grads, state, hand_on(optimizer.update, grads, state, params, loss, loss)
 
-    grads, state, (updates, new_state) = jax.eval_shape(once, params)
+    try:
+        grads, state, (updates, new_state) = jax.eval_shape(once, params)
+    except Exception as error:
+        raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
     check_same(f"updates, {what}", grads, updates)
     check_same(f"state after an update, {what}", state, new_state)
 
