@@ -124,6 +124,16 @@ def test_clips_of_a_leaf_are_the_clip_of_a_tree_of_it(name):
         np.testing.assert_allclose(leaf, expected, rtol=6e-7)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_clips_of_a_leaf_in_16_bits_round_once(dtype):
+    for scale in (2.0**-4, 2.0**12):
+        leaf = jnp.array([3.0 * scale, -4.0 * scale, 0.1 * scale], dtype)
+        exact = np.asarray(leaf, float) * 0.1 / np.linalg.norm(np.asarray(leaf, float)) * scale
+        updates, _ = fn.clip_by_block_norm(0.1 * scale).update(leaf, ())
+        assert updates.dtype == dtype
+        np.testing.assert_allclose(np.asarray(updates, float), exact, rtol=jnp.finfo(dtype).eps)
+
+
 CLIPPING = [fn.clip_by_global_norm, fn.clip_by_block_norm, fn.adaptive_clip]
 
 

@@ -352,6 +352,22 @@ def test_skipping_counts_in_a_row_and_has_finite_derivatives():
     assert fn.hyperparameters(slopes)["update.update.updates.0.learning_rate.value"] != 0.0
 
 
+def test_derivatives_are_finite_where_numbers_and_gradients_are_0():
+    """No noise, nothing let through, no shift, dead coordinates."""
+    optimizer = fn.chain(
+        fn.add_noise(0.0),
+        fn.adaptive_clip(0.0, eps=0.0),
+        fn.clip_by_block_norm(0.0),
+        fn.clip_by_value(0.0),
+        fn.cautious(fn.momentum(0.1), shift=0.0),
+    )
+    grads, zero = np.float32([[0.0, 1.0], [0.0, 0.0]]), np.zeros(2, np.float32)
+    slope = jax.grad(lambda *inputs: all_updates(*inputs)[0].sum(), argnums=(0, 1, 2))
+    chex.assert_tree_all_finite(
+        jax.jit(slope, compiler_options=QUICK)(optimizer, zero, grads, zero)
+    )
+
+
 def test_a_skip_in_one_member_leaves_its_neighbour_bit_equal():
     grads = np.float32([[[0.5, 0.1], [0.3, -0.2]]] * 2)
     bad = grads.copy()
