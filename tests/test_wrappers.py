@@ -16,6 +16,7 @@ from protocol import QUICK
 
 import funcnet as fn
 from funcnet.optimizers import hand_on
+from funcnet.optimizers.rounding import to_bfloat16
 from funcnet.verify_optimizer import check_contract
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "transforms.npz")
@@ -59,9 +60,9 @@ CASES = {
 }
 
 
-@functools.partial(jax.jit, static_argnames=("average",), compiler_options=QUICK)
-def descend(optimizer, start, values, average=False):
-    """The flat parameters, or their average, after each step, [steps, size]."""
+@functools.partial(jax.jit, static_argnames=("averaged",), compiler_options=QUICK)
+def descend(optimizer, start, values, averaged):
+    """The flat parameters after each step, [steps, size], and their average, if there is one."""
 
     def step(carry, inputs):
         params, state = carry
@@ -70,8 +71,8 @@ def descend(optimizer, start, values, average=False):
         grads = jax.tree.map(lambda g: (1.0 + 0.5 * jnp.cos(count)) * g, grads)
         updates, state = hand_on(optimizer.update, grads, state, params, value)
         params = fn.apply_updates(params, updates)
-        shown = fn.averaged_params(state, params) if average else params
-        return (params, state), ravel_pytree(shown)[0]
+        average = fn.averaged_params(state, params) if averaged else params
+        return (params, state), (ravel_pytree(params)[0], ravel_pytree(average)[0])
 
     carry = start, optimizer.init(start)
     return jax.lax.scan(step, carry, (jnp.arange(float(JOINT_STEPS)), values))[1]
@@ -80,12 +81,14 @@ def descend(optimizer, start, values, average=False):
 @pytest.mark.parametrize("name", CASES)
 def test_trajectory_is_the_golden_one(name):
     golden = GOLDEN[name.removesuffix(" by a tree")]
+    averaged = name.split("/")[1].split("-")[0] in ("ema", "lookahead", "swa")
     with jax.enable_x64(True):
         start = {name: [jnp.asarray(a) for a in p.start] for name, p in PROBLEMS.items()}
         values = plateau(np.arange(float(JOINT_STEPS)))
-        path = descend(CASES[name], start, values, average=name.endswith("-average"))
+        path, average = descend(CASES[name], start, values, averaged)
         moved = np.linalg.norm(golden - ravel_pytree(start)[0], axis=1)
-    error = np.linalg.norm(np.asarray(path)[np.array(JOINT_SNAPSHOTS) - 1] - golden, axis=1)
+    found = np.asarray(average if name.endswith("-average") else path)
+    error = np.linalg.norm(found[np.array(JOINT_SNAPSHOTS) - 1] - golden, axis=1)
     assert moved[-1] > 0.0
     assert (error <= 1e-12 * moved).all(), (error, moved)
 
@@ -300,6 +303,7 @@ SKIPPED = {
     "NaN loss": Skipped(0.5, np.nan),
     "square of the gradient overflows": Skipped(1e30),
     "parameters overflow": Skipped(-1.0, params=LARGEST),
+    "update overflows": Skipped(1e10),
 }
 ADAPTIVE = fn.skip_non_finite(fn.chain(fn.adam(1e-2), fn.reduce_on_plateau()))
 STEEP = fn.skip_non_finite(fn.chain(fn.sgd(LARGEST), fn.reduce_on_plateau()))
@@ -323,7 +327,7 @@ updates_of = jax.jit(all_updates, compiler_options=QUICK)
 @pytest.mark.parametrize("name", SKIPPED)
 def test_what_is_not_finite_is_skipped_as_if_it_had_not_come(name):
     case = SKIPPED[name]
-    optimizer = STEEP if name == "parameters overflow" else ADAPTIVE
+    optimizer = STEEP if name in ("parameters overflow", "update overflows") else ADAPTIVE
     params = np.float32([case.params, 1.0])
     good, bad = np.float32([[0.5, 0.25], [-0.1, 0.1], [0.2, 0.2]]), np.float32([case.bad, 0.5])
     if optimizer is STEEP:
@@ -394,6 +398,7 @@ def test_a_run_goes_on_past_a_step_that_is_skipped():
 def test_cautious_adam_is_the_papers_loop():
     """phi = [m g > 0], theta <- theta - eta phi n / (nnz(phi) + 1) m' / (sqrt(v') + eps)."""
     grads = np.cos(np.arange(40.0)).reshape(8, 5) * np.array([1.0, -2.0, 0.5, 3.0, 0.1])
+    grads[2:4, 1] = 0.0
     m, v, expected = np.zeros(5), np.zeros(5), []
     for t, g in enumerate(grads, 1):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
@@ -451,6 +456,12 @@ def test_stochastic_rounding_has_the_right_mean():
     np.testing.assert_allclose(end["wide"], 0.8, rtol=1e-5)
     again, _ = descend_ones(fn.stochastic_rounding(fn.sgd(1e-3)), ONES, 1.0)
     chex.assert_trees_all_equal(again, end)
+
+
+def test_stochastic_rounding_keeps_a_nan_of_any_bits_and_infinities():
+    bits = np.uint32([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800000, 0xFF800000]).view(np.float32)
+    found = to_bfloat16(jnp.asarray(bits), jax.random.key(0))
+    np.testing.assert_array_equal(found, [np.nan, np.nan, np.inf, -np.inf])
 
 
 @pytest.mark.parametrize("wrap", [fn.kahan, fn.stochastic_rounding])
