@@ -108,7 +108,6 @@ WRAPPED = [
         use_average,
         3,
     ),
-    Case("swa", lambda v: fn.swa(fn.sgd(v), 2, every=2), use_average, 1),
     Case(
         "wrappers",
         lambda v: fn.skip_non_finite(fn.accumulate(fn.cautious(fn.momentum(v, 1 - v), shift=v), 2)),
@@ -124,16 +123,10 @@ WRAPPED = [
     Case(
         "partition",
         lambda v: fn.partition(
-            {"a": "fast", "b": "slow"}, {"fast": fn.momentum(v, 1 - v), "slow": fn.sgd(v / 2)}
+            is_matrix, {True: fn.momentum(v, 1 - v, dampening=v), False: fn.freeze()}
         ),
         use_optimizer,
-        4,
-    ),
-    Case(
-        "freeze",
-        lambda v: fn.partition(is_matrix, {True: fn.sgd(v), False: fn.freeze()}),
-        use_optimizer,
-        1,
+        3,
     ),
     Case(
         "reduce_on_plateau",

@@ -165,8 +165,11 @@ def adams_first_step(grads, params):
 
 SOUND = {
     "adam": (fn.adam(), {"reference": adams_first_step, "make": fn.adam}, 0.0),
-    "closures": (fn.Optimizer(nothing, each(plain)), {"reference": descent}, None),
-    "complex": (fn.momentum(0.1), {"params": COMPLEX}, None),
+    "closures": (
+        fn.Optimizer(nothing, each(plain)),
+        {"reference": descent, "params": COMPLEX},
+        None,
+    ),
     "kahan": (fn.kahan(fn.sgd(1e-3)), {"least_progress": 0.9}, 1.0),
     "takes the loss": (fn.chain(fn.sgd(0.1), fn.reduce_on_plateau()), {}, None),
 }
