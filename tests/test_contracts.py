@@ -265,6 +265,9 @@ STATIC = {
     "gelu": lambda: fn.serial(fn.gelu, fn.identity),
     "fix": lambda: Partial(fn.fix(fn.cross_entropy, ignore_label=-1)),
     "elu": lambda: fn.activation(fn.fix(jax.nn.elu, alpha=2.0)),
+    "labels": lambda: fn.partition({"a": {"b": "x"}, "c": "x"}, {"x": fn.freeze()}),
+    "slots": lambda: fn.state_dtype(fn.kahan(fn.centralise()), {"lost": jnp.float16}),
+    "counts": lambda: fn.accumulate(fn.swa(fn.freeze(), 2, every=3), 4),
 }
 
 

@@ -2,6 +2,10 @@
 
 Weight decay that PyTorch calls `weight_decay` (in `SGD`, `Adagrad`, `RMSprop`, `Adam`) is L2,
 inside the gradient: `chain(add_decayed_weights(rate), adam(...))`.
+
+What acts on updates alone (clipping, noise, decay, plateaus) is an optimizer to `chain`; what
+decides when another runs or what becomes of its updates takes it as an argument, and these nest:
+`ema(accumulate(skip_non_finite(chain(clip_by_global_norm(1.0), adam(1e-3))), 4))`.
 """
 
 from funcnet.optimizers.adaptive import adagrad, adam, rmsprop

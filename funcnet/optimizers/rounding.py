@@ -55,8 +55,9 @@ def kahan(optimizer: Optimizer) -> Optimizer:
     Zamirai et al. 2020).
 
     The optimizer sees gradients and parameters in float32 at least, and its state is kept so; c has
-    the parameters' dtype, hence two bfloat16 numbers have 16 bits between them. Put it outermost:
-    what comes after it would change the sum. Neither Optax nor PyTorch has it.
+    the parameters' dtype, hence two bfloat16 numbers have 16 bits between them. What is put around
+    it must leave its updates as they are, as `ema` and `skip_non_finite` do and `lookahead` does
+    not. Neither Optax nor PyTorch has it.
     """
     init, update = members("kahan", optimizer)
     return Optimizer(Partial(kahan_init, init=init), Partial(kahan_update, update=update))
@@ -104,7 +105,8 @@ def stochastic_rounding(optimizer: Optimizer, *, seed: int = 0) -> Optimizer:
     The optimizer sees gradients and parameters in float32 at least, and its state is kept so.
     Leaves of other dtypes are rounded to the nearest, as always. Exact for |u| up to |theta| / 2,
     to a rounding of u beyond. The draw is a function of the state's key, made of `seed`, of the
-    count and of the leaf's place. Put it outermost. Neither Optax nor PyTorch has it.
+    count and of the leaf's place. What is put around it must leave its updates as they are. Neither
+    Optax nor PyTorch has it.
     """
     init, update = members("stochastic_rounding", optimizer)
     return Optimizer(
