@@ -28,14 +28,17 @@ LABELS = np.arange(8, dtype=np.int32) % 3
 def train(optimizer, params=PARAMS, grads=GRADS):
     """The parameters after a few updates."""
     params, grads = jax.tree.map(lambda a: jnp.asarray(a, float), (params, grads))
-    state = optimizer.init(params)
-    for count, gradient in enumerate(grads, 1):
-        weight = jnp.asarray(float(count))
-        updates, state = hand_on(
-            optimizer.update, gradient, state, params, 1.0 + 0 * weight, weight
-        )
-        params = fn.apply_updates(params, updates)
-    return params, state
+
+    def step(carry, inputs):
+        params, state = carry
+        gradient, weight = inputs
+        loss = jnp.ones_like(weight)
+        updates, state = hand_on(optimizer.update, gradient, state, params, loss, weight)
+        return (fn.apply_updates(params, updates), state), None
+
+    grads = jax.tree.map(lambda *each: jnp.stack(each), *grads)
+    weights = 1.0 + jnp.arange(float(len(jax.tree.leaves(grads)[0])))
+    return jax.lax.scan(step, (params, optimizer.init(params)), (grads, weights))[0]
 
 
 def total_sine(tree):
@@ -218,7 +221,8 @@ def test_equal_structure_and_one_trace_for_any_value(case):
 def test_vmap_of_the_constructor_is_a_loop(case):
     values = jnp.linspace(*case.values, 3)
     sweep = jax.jit(jax.vmap(case.use))(jax.vmap(case.make)(values))
-    loop = [case.use(case.make(float(value))) for value in values]
+    use = jax.jit(case.use)
+    loop = [use(case.make(float(value))) for value in values]
     np.testing.assert_allclose(sweep, loop, rtol=2e-5)
 
 
