@@ -28,8 +28,8 @@ def accumulate_init(params, *, init):
 
 def plus_weighted(total, weight, x):
     """total + weight * x, whatever x where the weight is 0."""
-    moved = plus_scaled(total, weight, x)
-    return jax.tree.map(lambda m, t: jnp.where(weight == 0.0, t, m), moved, total)
+    sound = jax.tree.map(lambda x: jnp.where(weight == 0.0, jnp.zeros_like(x), x), x)
+    return plus_scaled(total, weight, sound)
 
 
 def accumulate_update(grads, state, params=None, *, update, every, value=None, weight=None):
@@ -63,7 +63,7 @@ def accumulate(optimizer: Optimizer, every: int) -> Optimizer:
     The weight w_k is what the loss was divided by, `update(..., weight=w)`, and 1 where it is not
     given; `trainer` hands on the task's metric `"weight"`. So the update is that of the whole
     batch, exactly, also where micro-batches have unequal weights or masks. `every` is a choice,
-    part of the structure. Under `vmap` over trainers the waiting branch is still skipped. Optax's
+    part of the structure. In a sweep, too, the optimizer does not run while it waits. Optax's
     `MultiSteps` takes the mean with equal weights or the sum, and computes the optimizer's update
     each time. Put `skip_non_finite` inside, not around it: around, the count is each member's own.
     """
