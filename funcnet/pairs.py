@@ -50,7 +50,8 @@ class Optimizer(NamedTuple):
 
     The updates are added to the parameters (`apply_updates`). They have the gradients' structure
     and dtypes, and the new state has the old one's. This is Optax's contract, so pairs of either
-    library fit into the other's `chain`.
+    library fit into the other's `chain`. An update may take two keywords more, `value`, the loss,
+    and `weight`, what it was divided by; who has them hands them on to those that take them.
     """
 
     init: Callable[..., Tree]
@@ -178,3 +179,12 @@ def number(name: str, value: Any, low: float = -np.inf, high: float = np.inf) ->
     if value.dtype == bool or jnp.issubdtype(value.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be a real number, got an array of {value.dtype}")
     return value if jnp.issubdtype(value.dtype, jnp.floating) else 1.0 * value
+
+
+def check_count(name, value, low) -> int:
+    """`value`, which must be an integer of at least `low`: a static count or size."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+    return int(value)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.optimizers import apply_updates, global_norm
+from funcnet.optimizers import apply_updates, global_norm, hand_on
 from funcnet.optimizers.descent import learning_rates
-from funcnet.pairs import Optimizer, Task, Trainer, Tree, fix, partial
+from funcnet.pairs import Optimizer, Task, Trainer, Tree, check_count, fix, partial
 from funcnet.shuffle import batch_indices
 
 
@@ -52,7 +52,7 @@ def trainer_step(run_state, batch, *, loss, update, value_and_grad):
     )
     if taken := sorted(set(metrics) & {"loss", "gradient_norm", "learning_rate"}):
         raise ValueError(f"the trainer itself reports {taken}: a task's metrics need other names")
-    updates, opt_state = update(grads, opt_state, params)
+    updates, opt_state = hand_on(update, grads, opt_state, params, value, metrics.get("weight"))
     metrics = {**metrics, "loss": value, "gradient_norm": global_norm(grads)}
     if rates := learning_rates(opt_state):
         metrics["learning_rate"] = rates[-1]
@@ -67,8 +67,10 @@ def trainer(
 
     The metrics of a step are the task's, `"loss"`, `"gradient_norm"` (of the loss, before any
     clipping) and, where the optimizer's state has a `learning_rate`, the rate that it used (the
-    last of several). `value_and_grad(loss, has_aux=True)` may be any other engine than JAX's, such
-    as `chain_rule.value_and_grad`; make a `functools.partial` of one once and reuse it.
+    last of several). An update that takes `value` or `weight` is handed the loss, and the task's
+    metric `"weight"`, what the loss was divided by. `value_and_grad(loss, has_aux=True)` may be any
+    other engine than JAX's, such as `chain_rule.value_and_grad`; make a `functools.partial` of one
+    once and reuse it.
     """
     if not isinstance(task, Task):
         raise TypeError(f"trainer expects a Task, such as supervised(network, loss), got {task!r}")
@@ -110,14 +112,6 @@ def check_data(data) -> tuple[Tree, int]:
 def check_state(state):
     if isinstance(state, Result):
         raise TypeError("expected a run's state, such as result.state, got the Result itself")
-
-
-def check_count(name, value, low) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"{name} must be an integer, got {value!r}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
-    return int(value)
 
 
 def take(data, indices):

@@ -19,8 +19,6 @@ import funcnet as fn
 GOLDEN = np.load(Path(__file__).parent / "golden" / "optimizers.npz")
 FALLING = fn.warmup_cosine(0.05, 5, 40, start=0.01, end=0.002)
 L2 = fn.add_decayed_weights(0.1)
-QUICK = {"xla_backend_optimization_level": 0}
-"""Each program is run once: to optimise it takes longer."""
 
 
 def parameters(state, params):
@@ -236,7 +234,7 @@ def descent(optimizer, gradient, start, steps=STEPS, shown=parameters):
     return jax.lax.scan(step, (start, optimizer.init(start)), length=steps)[1]
 
 
-descend = jax.jit(descent, static_argnames=("gradient", "steps", "shown"), compiler_options=QUICK)
+descend = jax.jit(descent, static_argnames=("gradient", "steps", "shown"))
 """With one trace for each tree structure."""
 START = {name: list(map(np.asarray, PROBLEMS[name].start)) for name in sorted(PROBLEMS)}
 

@@ -13,6 +13,7 @@ import pytest
 from jax.tree_util import Partial
 
 import funcnet as fn
+from funcnet.optimizers import hand_on
 from funcnet.pairs import number, partial, unbind
 
 KEY = jax.random.key(5)
@@ -22,8 +23,6 @@ GRADS = [
     jax.tree.map(lambda p, live, t=t: live * np.cos(3.0 * p + t) * (1.0 + 0.3 * t), PARAMS, LIVE)
     for t in range(8)
 ]
-QUICK = {"xla_backend_optimization_level": 0}
-"""Each program is run a few times: to optimise it takes longer."""
 X = np.sin(np.arange(24.0)).reshape(8, 3)
 LABELS = np.arange(8, dtype=np.int32) % 3
 
@@ -32,17 +31,29 @@ def train(optimizer, params=PARAMS, grads=GRADS):
     """The parameters after a few updates."""
     params, grads = jax.tree.map(lambda a: jnp.asarray(a, float), (params, grads))
 
-    def step(carry, gradient):
+    def step(carry, inputs):
         params, state = carry
-        updates, state = optimizer.update(gradient, state, params)
+        gradient, weight = inputs
+        loss = jnp.ones_like(weight)
+        updates, state = hand_on(optimizer.update, gradient, state, params, loss, weight)
         return (fn.apply_updates(params, updates), state), None
 
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads)
-    return jax.lax.scan(step, (params, optimizer.init(params)), stacked)[0][0]
+    grads = jax.tree.map(lambda *each: jnp.stack(each), *grads)
+    weights = 1.0 + jnp.arange(float(len(jax.tree.leaves(grads)[0])))
+    return jax.lax.scan(step, (params, optimizer.init(params)), (grads, weights))[0]
+
+
+def total_sine(tree):
+    return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def use_optimizer(optimizer):
-    return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(train(optimizer)))
+    return total_sine(train(optimizer)[0])
+
+
+def use_average(optimizer):
+    params, state = train(optimizer)
+    return total_sine(fn.averaged_params(state, params))
 
 
 def use_in_bowl(optimizer):
@@ -55,7 +66,7 @@ def use_in_bowl(optimizer):
         return (fn.apply_updates(params, updates), state), None
 
     params, _ = jax.lax.scan(step, (params, optimizer.init(params)), length=8)[0]
-    return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(params))
+    return total_sine(params)
 
 
 def use_network(network):
@@ -105,7 +116,58 @@ def schedule_free_adamw(value):
     )
 
 
+def is_matrix(path):
+    return path == "a"
+
+
+WRAPPED = [
+    Case("clip_by_value", lambda v: fn.chain(fn.clip_by_value(v), fn.sgd(v)), use_optimizer, 2),
+    Case("clip_by_block_norm", fn.clip_by_block_norm, use_optimizer, 1),
+    Case("adaptive_clip", lambda v: fn.adaptive_clip(v, eps=9 * v), use_optimizer, 2, (0.1, 0.12)),
+    Case(
+        "transforms",
+        lambda v: fn.chain(
+            fn.add_noise(v, v), fn.centralise(), fn.add_decayed_weights(v, is_matrix), fn.sgd(v)
+        ),
+        use_optimizer,
+        4,
+    ),
+    Case(
+        "averages",
+        lambda v: fn.ema(fn.swa(fn.lookahead(fn.sgd(v), 2, v), 2, every=2), 1 - v),
+        use_average,
+        3,
+    ),
+    Case(
+        "wrappers",
+        lambda v: fn.skip_non_finite(fn.accumulate(fn.cautious(fn.momentum(v, 1 - v), shift=v), 2)),
+        use_optimizer,
+        4,
+    ),
+    Case(
+        "rounding",
+        lambda v: fn.kahan(fn.stochastic_rounding(fn.state_dtype(fn.nesterov(v, 1 - v), {}))),
+        use_optimizer,
+        2,
+    ),
+    Case(
+        "partition",
+        lambda v: fn.partition(
+            is_matrix, {True: fn.momentum(v, 1 - v, dampening=v), False: fn.freeze()}
+        ),
+        use_optimizer,
+        3,
+    ),
+    Case(
+        "reduce_on_plateau",
+        lambda v: fn.chain(fn.sgd(v), fn.reduce_on_plateau(v, 1, rtol=v, atol=v, min_scale=v / 2)),
+        use_optimizer,
+        5,
+        flat=2,
+    ),
+]
 CASES = [
+    *WRAPPED,
     Case("dropout", fn.dropout, use_network, 1),
     Case("leaky_relu", fn.leaky_relu, use_network, 1),
     Case("mlp", lambda v: fn.mlp([3, 4, 4, 2], fn.leaky_relu(v)), use_network, 2),
@@ -326,7 +388,7 @@ def test_numbers_are_float_leaves_and_init_binds_none(case):
 def compiled(case):
     """The use of a pair, compiled, and the list of its traces; float64 is to be on."""
     traces = []
-    use = jax.jit(lambda pair: traces.append(pair) or case.use(pair), compiler_options=QUICK)
+    use = jax.jit(lambda pair: traces.append(pair) or case.use(pair))
     return use, traces
 
 
@@ -339,7 +401,7 @@ def swept(case, step=1e-6):
         three = jnp.stack(leaves, axis=1)
         moved = [three[0] + sign * step * jnp.eye(len(leaves)) for sign in (1.0, -1.0)]
 
-        @functools.partial(jax.jit, compiler_options=QUICK)
+        @jax.jit
         @jax.vmap
         @jax.value_and_grad
         def use(numbers):
@@ -378,7 +440,7 @@ def test_every_number_has_the_gradient_that_differences_give(case):
     assert (abs(grads) <= 1e-12).sum() == case.flat
 
 
-OPTIMIZERS = [case for case in CASES if case.use is use_optimizer]
+OPTIMIZERS = [case for case in CASES if case.use in (use_optimizer, use_average)]
 
 
 @pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
@@ -387,7 +449,7 @@ def test_update_returns_the_dtypes_it_was_given(case, dtype):
     optimizer = case.make(jnp.float32(case.values[0]))
     params, grads = jax.tree.map(lambda a: jnp.asarray(a, dtype), (PARAMS, GRADS[0]))
     state = optimizer.init(params)
-    updates, after = optimizer.update(grads, state, params)
+    updates, after = hand_on(optimizer.update, grads, state, params, jnp.ones(()))
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     chex.assert_trees_all_equal_shapes_and_dtypes(fn.apply_updates(params, updates), params)
@@ -400,6 +462,9 @@ STATIC = {
     "gelu": lambda: fn.serial(fn.gelu, fn.identity),
     "fix": lambda: Partial(fn.fix(fn.cross_entropy, ignore_label=-1)),
     "elu": lambda: fn.activation(fn.fix(jax.nn.elu, alpha=2.0)),
+    "labels": lambda: fn.partition({"a": {"b": "x"}, "c": "x"}, {"x": fn.freeze()}),
+    "slots": lambda: fn.state_dtype(fn.kahan(fn.centralise()), {"lost": jnp.float16}),
+    "counts": lambda: fn.accumulate(fn.swa(fn.freeze(), 2, every=3), 4),
 }
 
 
@@ -467,6 +532,10 @@ CONSTRUCTORS += [fn.adadelta, fn.adafactor, fn.adamax, fn.adamw, fn.adan, fn.ade
 CONSTRUCTORS += [fn.amsgrad, fn.averaged_sgd, fn.decoupled_decay, fn.lamb, fn.lion, fn.nadam]
 CONSTRUCTORS += [fn.prodigy, fn.radam, fn.relative_step, fn.rprop, fn.schedule_free_adamw]
 CONSTRUCTORS += [fn.schedule_free_sgd, fn.sign_sgd, fn.signum]
+CONSTRUCTORS += [fn.clip_by_value, fn.clip_by_block_norm, fn.adaptive_clip, fn.add_noise, fn.ema]
+CONSTRUCTORS += [fn.swa, fn.lookahead, fn.accumulate, fn.skip_non_finite, fn.cautious, fn.kahan]
+CONSTRUCTORS += [fn.stochastic_rounding, fn.state_dtype, fn.partition, fn.reduce_on_plateau]
+CONSTRUCTORS += [fn.warmup_cosine, fn.inverse_time, fn.dense, fn.mlp]
 
 
 @pytest.mark.parametrize("constructor", CONSTRUCTORS, ids=lambda c: c.__name__)

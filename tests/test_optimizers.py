@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity import L2, QUICK, STEPS, descend, descent
+from parity import L2, STEPS, descend, descent
 
 import funcnet as fn
 from funcnet.optimizers.arithmetic import bias_correction
@@ -190,7 +190,7 @@ tuned = pytest.mark.parametrize("make", list(TUNED.values()), ids=TUNED)
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def three_updates(optimizer, params, grads):
     def step(state, scale):
         g = jax.tree.map(lambda x: scale.astype(x.dtype) * x, grads)
@@ -251,7 +251,7 @@ def half_dead(x):
     return jnp.stack([2.0 * x[0] + x[1], x[0], jnp.zeros_like(x[2])])
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 @jax.value_and_grad
 def outcome(optimizer):
     x = descent(optimizer, half_dead, jnp.array([1.0, -0.5, 2.0]), steps=7)[-1]

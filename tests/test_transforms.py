@@ -105,10 +105,163 @@ def test_clip_by_global_norm(name):
     np.testing.assert_allclose(clip.update(tree, clip.init(tree))[0], expected, rtol=3e-7)
 
 
+@jax.jit
+def clipped_leaves(max_norm, leaf, unit):
+    """One leaf by its norm, by the norm of parameters of norm 1, and beside a larger leaf."""
+    block, _ = fn.clip_by_block_norm(max_norm).update({"a": leaf, "b": 1e4 * unit}, ())
+    unitwise, _ = fn.adaptive_clip(max_norm).update(
+        [leaf, leaf[:, None]], (), [unit, unit[:, None]]
+    )
+    return block["a"], unitwise[0], unitwise[1][:, 0]
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_clips_of_a_leaf_are_the_clip_of_a_tree_of_it(name):
+    grads, max_norm, expected = CLIPS[name]
+    found = clipped_leaves(max_norm, jnp.float32(grads), jnp.array([0.6, -0.8]))
+    for leaf in found:
+        np.testing.assert_allclose(leaf, expected, rtol=6e-7)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_clips_of_a_leaf_in_16_bits_round_once(dtype):
+    half_a_unit = 0.501 * float(jnp.finfo(dtype).eps)
+    for scale in (0.07, 3000.0):
+        leaf = jnp.array([3.0 * scale, -4.0 * scale, 0.1 * scale], dtype)
+        exact = np.asarray(leaf, float) * 0.1 / np.linalg.norm(np.asarray(leaf, float)) * scale
+        updates, _ = fn.clip_by_block_norm(0.1 * scale).update(leaf, ())
+        assert updates.dtype == dtype
+        np.testing.assert_allclose(np.asarray(updates, float), exact, rtol=half_a_unit)
+
+
+CLIPPING = [fn.clip_by_global_norm, fn.clip_by_block_norm, fn.adaptive_clip]
+
+
+@pytest.mark.parametrize("clip", CLIPPING, ids=lambda clip: clip.__name__)
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_clip_does_not_make_a_bad_gradient_finite(value):
-    updates, _ = fn.clip_by_global_norm(1.0).update([jnp.array([1.0, value]), jnp.ones(2)], ())
+def test_clip_does_not_make_a_bad_gradient_finite(clip, value):
+    grads = [jnp.array([1.0, value]), jnp.ones(2)]
+    updates, _ = clip(1.0).update(grads, (), [jnp.ones(2), jnp.ones(2)])
     assert not np.isfinite(updates[0][1])
+
+
+def test_clip_by_value_keeps_nan_and_clips_both_parts_of_a_complex_number():
+    grads = [jnp.array([0.5, -3.0, np.inf, -np.inf, np.nan]), jnp.array([3.0 - 0.5j, -2.0 - 9.0j])]
+    updates, _ = fn.clip_by_value(1.0).update(grads, ())
+    np.testing.assert_array_equal(updates[0], [0.5, -1.0, 1.0, -1.0, np.nan])
+    np.testing.assert_array_equal(updates[1], np.complex64([1.0 - 0.5j, -1.0 - 1.0j]))
+    np.testing.assert_array_equal(fn.clip_by_value(0.0).update(jnp.array([0.0, 2.0]), ())[0], 0.0)
+
+
+def test_adaptive_clip_of_units_is_the_papers_loop():
+    """Dense weights, a convolution's, a vector and a scalar; one unit has weights of 0."""
+    rng = np.random.default_rng(3)
+    shapes = [(4, 3), (2, 2, 4, 3), (3,), ()]
+    params = [rng.normal(size=shape) for shape in shapes]
+    params[0][:, 1] = 0.0
+    grads = [0.3 * rng.normal(size=shape) for shape in shapes]
+    expected = []
+    for w, g in zip(params, grads, strict=True):
+        w, g = (x.reshape(-1, x.shape[-1] if x.ndim > 1 else 1) for x in (w, g.copy()))
+        for unit in range(g.shape[1]):
+            limit = 0.2 * max(np.linalg.norm(w[:, unit]), 1e-3)
+            if np.linalg.norm(g[:, unit]) > limit:
+                g[:, unit] *= limit / np.linalg.norm(g[:, unit])
+        expected.append(g)
+    with jax.enable_x64(True):
+        update = jax.jit(fn.adaptive_clip(0.2).update)
+        updates, _ = update(*jax.tree.map(jnp.asarray, (grads, (), params)))
+    for found, wanted in zip(updates, expected, strict=True):
+        np.testing.assert_allclose(found.reshape(wanted.shape), wanted, rtol=1e-14)
+
+
+def test_centralise_takes_the_mean_of_each_units_weights():
+    rng = np.random.default_rng(4)
+    grads = {
+        "conv": rng.normal(size=(2, 2, 4, 3)),
+        "bias": rng.normal(size=3),
+        "none": np.ones((0, 3)),
+    }
+    with jax.enable_x64(True):
+        updates, _ = fn.centralise().update(jax.tree.map(jnp.asarray, grads), ())
+    for unit in range(3):
+        own = grads["conv"][..., unit]
+        np.testing.assert_allclose(updates["conv"][..., unit], own - own.mean(), rtol=1e-13)
+    np.testing.assert_array_equal(updates["bias"], grads["bias"])
+
+
+def test_noise_falls_repeats_and_differs_by_leaf_and_step():
+    noise, zero = fn.add_noise(0.04, 0.5), [jnp.zeros(3000), jnp.zeros(3000)]
+    update, state = jax.jit(noise.update), noise.init(zero)
+    first, after = update(zero, state)
+    chex.assert_trees_all_equal(update(zero, state)[0], first)
+    late, _ = update(zero, state._replace(count=jnp.int32(15)))
+    second, _ = update(zero, after)
+    np.testing.assert_allclose([first[0].std(), late[0].std()], [0.2, 0.1], rtol=0.06)
+    for other in (first[1], late[0], second[0]):
+        assert abs(np.corrcoef(first[0], other)[0, 1]) < 0.08
+    other_seed = fn.add_noise(0.04, 0.5, seed=1)
+    assert (update(zero, other_seed.init(zero))[0][0] != first[0]).all()
+
+
+def ends_in_weight(path):
+    return path.endswith("weight")
+
+
+MASKED = {"body": [{"weight": jnp.ones(2), "bias": jnp.ones(1)}], "head": {"weight": jnp.ones(1)}}
+
+
+@pytest.mark.parametrize(
+    ("mask", "decayed"),
+    [
+        (ends_in_weight, {"body": [{"weight": 0.1, "bias": 0.0}], "head": {"weight": 0.1}}),
+        (
+            {"body": True, "head": False},
+            {"body": [{"weight": 0.1, "bias": 0.1}], "head": {"weight": 0.0}},
+        ),
+        (True, {"body": [{"weight": 0.1, "bias": 0.1}], "head": {"weight": 0.1}}),
+    ],
+)
+def test_masked_decay(mask, decayed):
+    zero = jax.tree.map(jnp.zeros_like, MASKED)
+    updates, _ = fn.add_decayed_weights(0.1, mask).update(zero, (), MASKED)
+    chex.assert_trees_all_close(updates, jax.tree.map(lambda x, d: 0 * x + d, MASKED, decayed))
+
+
+def test_a_mask_that_leaves_a_leaf_out_names_it():
+    masked = fn.add_decayed_weights(0.1, {"body": True})
+    with pytest.raises(ValueError, match=r"got None for 'head\.weight'"):
+        masked.update(MASKED, (), MASKED)
+    with pytest.raises(ValueError, match="needs the parameters"):
+        masked.update(MASKED, ())
+
+
+def of_value(grads, state, params=None, *, value):
+    return jax.tree.map(lambda g: g * value, grads), state
+
+
+def of_anything(grads, state, params=None, **extra):
+    return jax.tree.map(lambda g: g + extra["weight"], grads), state
+
+
+def of_its_own(grads, state, params=None, *, weight):
+    return jax.tree.map(lambda g: g * weight, grads), state
+
+
+def stateless(params):
+    return ()
+
+
+def test_value_and_weight_reach_the_updates_that_take_them():
+    """Through nested chains; a keyword that is bound, and an update without one, get nothing."""
+    bound = fn.Optimizer(stateless, jax.tree_util.Partial(of_its_own, weight=10.0))
+    takers = [fn.Optimizer(stateless, of_value), fn.Optimizer(stateless, of_anything)]
+    optimizer = fn.chain(fn.sgd(1.0), fn.chain(takers[0], bound), takers[1])
+    state = optimizer.init(jnp.ones(2))
+    updates, _ = optimizer.update(jnp.ones(2), state, value=3.0, weight=0.5)
+    np.testing.assert_array_equal(updates, -1.0 * 3.0 * 10.0 + 0.5)
+    with pytest.raises(TypeError, match="value"):
+        optimizer.update(jnp.ones(2), state)
 
 
 def test_clip_under_vmap_is_clip_of_each():
@@ -147,3 +300,23 @@ def test_gradient_through_clip_below_its_limit(scale, size):
     of_g, of_limit = clip_slopes(size * scale * DIRECTION, scale)
     np.testing.assert_array_equal(of_g, np.float32(COTANGENT))
     assert of_limit == 0.0
+
+
+def test_gradient_through_a_clip_of_a_leaf():
+    """As for the global norm, above the limit, below it, and at 0."""
+
+    @jax.jit
+    @jax.vmap
+    def slopes(g, limit):
+        def clipped(g, limit):
+            return jnp.vdot(COTANGENT, fn.clip_by_block_norm(limit).update(g, ())[0])
+
+        return jax.grad(clipped, (0, 1))(g, limit)
+
+    sizes = np.float32([5.0, 5e25, 5e-25, 0.5, 0.0])
+    limits = np.float32([1.0, 1e25, 1e-25, 1.0, 1.0])
+    of_g, of_limit = slopes(jnp.float32(sizes[:, None] * DIRECTION), limits)
+    along = DIRECTION @ COTANGENT
+    np.testing.assert_allclose(of_limit, [along, along, along, 0.0, 0.0], rtol=1e-6)
+    above = np.float32(COTANGENT - DIRECTION * along) / 5.0
+    np.testing.assert_allclose(of_g, [above] * 3 + [np.float32(COTANGENT)] * 2, rtol=1e-6)

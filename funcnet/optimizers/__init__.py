@@ -26,6 +26,10 @@ Weight decay that PyTorch calls `weight_decay` (in all but `AdamW` and `Adafacto
 `decoupled_weight_decay=True`) is L2, inside the gradient: `chain(add_decayed_weights(rate),
 adam(...))`. Beside the step, times the rate, it is `decoupled_decay(adam(...), rate)`: AdamW, and
 Optax's `adamaxw` and `nadamw`.
+
+What acts on updates alone (clipping, noise, decay, plateaus) is an optimizer to `chain`; what
+decides when another runs or what becomes of its updates takes it as an argument, and these nest:
+`ema(accumulate(skip_non_finite(chain(clip_by_global_norm(1.0), adam(1e-3))), 4))`.
 """
 
 from funcnet.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
@@ -35,22 +39,36 @@ from funcnet.optimizers.averaged import (
     schedule_free_eval,
     schedule_free_sgd,
 )
+from funcnet.optimizers.averaging import averaged_params, ema, lookahead, swa
+from funcnet.optimizers.clipping import (
+    adaptive_clip,
+    clip_by_block_norm,
+    clip_by_global_norm,
+    clip_by_value,
+    global_norm,
+)
 from funcnet.optimizers.decay import decoupled_decay
 from funcnet.optimizers.descent import momentum, nesterov, sgd
 from funcnet.optimizers.free import prodigy
 from funcnet.optimizers.layerwise import adafactor, lamb, relative_step
 from funcnet.optimizers.moments import adamax, adamw, amsgrad, nadam, radam
+from funcnet.optimizers.partition import freeze, partition
+from funcnet.optimizers.plateau import reduce_on_plateau
+from funcnet.optimizers.rounding import kahan, state_dtype, stochastic_rounding
 from funcnet.optimizers.sign import lion, rprop, sign_sgd, signum
 from funcnet.optimizers.successors import adan, ademamix, adopt
 from funcnet.optimizers.transforms import (
     add_decayed_weights,
+    add_noise,
     apply_updates,
+    centralise,
     chain,
-    clip_by_global_norm,
-    global_norm,
+    hand_on,
 )
+from funcnet.optimizers.wrappers import accumulate, cautious, skip_non_finite
 
 __all__ = [
+    "accumulate",
     "adadelta",
     "adafactor",
     "adagrad",
@@ -58,23 +76,37 @@ __all__ = [
     "adamax",
     "adamw",
     "adan",
+    "adaptive_clip",
     "add_decayed_weights",
+    "add_noise",
     "ademamix",
     "adopt",
     "amsgrad",
     "apply_updates",
+    "averaged_params",
     "averaged_sgd",
+    "cautious",
+    "centralise",
     "chain",
+    "clip_by_block_norm",
     "clip_by_global_norm",
+    "clip_by_value",
     "decoupled_decay",
+    "ema",
+    "freeze",
     "global_norm",
+    "hand_on",
+    "kahan",
     "lamb",
     "lion",
+    "lookahead",
     "momentum",
     "nadam",
     "nesterov",
+    "partition",
     "prodigy",
     "radam",
+    "reduce_on_plateau",
     "relative_step",
     "rmsprop",
     "rprop",
@@ -84,4 +116,8 @@ __all__ = [
     "sgd",
     "sign_sgd",
     "signum",
+    "skip_non_finite",
+    "state_dtype",
+    "stochastic_rounding",
+    "swa",
 ]

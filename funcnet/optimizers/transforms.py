@@ -1,12 +1,16 @@
-"""What acts on updates of any optimizer: chains, clipping, weight decay, and applying them."""
+"""What acts on updates of any optimizer: chains, weight decay, centring, noise, and applying."""
+
+import inspect
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.optimizers.arithmetic import plus_scaled, scaled
-from funcnet.pairs import Optimizer, number, partial
+from funcnet.numerics import widen
+from funcnet.optimizers.arithmetic import plus_scaled, safe_sqrt
+from funcnet.optimizers.labels import as_labels, labels_of
+from funcnet.pairs import Optimizer, check_count, fix, number, partial, unbind
 
 
 def apply_updates(params, updates):
@@ -14,14 +18,44 @@ def apply_updates(params, updates):
     return jax.tree.map(lambda p, u: jnp.asarray(p + u, jnp.result_type(p)), params, updates)
 
 
+def takes(update, name):
+    """Whether an update takes a keyword of this name, and has none bound to it."""
+    function, bound = unbind(update)
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a built-in without a signature
+        return False
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return name not in bound and (name in parameters or any_name)
+
+
+def hand_on(update, grads, state, params=None, value=None, weight=None):
+    """The update, with the loss's value and its weight, where known, if it takes them."""
+    known = {"value": value, "weight": weight}
+    wanted = {name: x for name, x in known.items() if x is not None and takes(update, name)}
+    return update(grads, state, params, **wanted)
+
+
+def members(name, optimizer):
+    """The two functions of an optimizer to be wrapped, as Partials."""
+    if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
+        raise TypeError(f"{name} expects an optimizer, got {optimizer!r}")
+    return partial(optimizer[0]), partial(optimizer[1])
+
+
+def need_params(name, params):
+    if params is None:
+        raise ValueError(f"{name} needs the parameters: update(grads, state, params)")
+
+
 def chain_init(params, *, inits):
     return tuple(init(params) for init in inits)
 
 
-def chain_update(grads, state, params=None, *, updates):
+def chain_update(grads, state, params=None, *, updates, value=None, weight=None):
     states = []
     for update, member_state in zip(updates, state, strict=True):
-        grads, member_state = update(grads, member_state, params)
+        grads, member_state = hand_on(update, grads, member_state, params, value, weight)
         states.append(member_state)
     return grads, tuple(states)
 
@@ -29,7 +63,8 @@ def chain_update(grads, state, params=None, *, updates):
 def chain(*optimizers: Optimizer) -> Optimizer:
     """Each optimizer's updates are the next one's gradients; the state is the tuple of theirs.
 
-    `chain(clip_by_global_norm(1.0), adam(1e-3))` clips, then takes Adam's step.
+    `chain(clip_by_global_norm(1.0), adam(1e-3))` clips, then takes Adam's step. The loss's value
+    and weight reach those that take them.
     """
     for index, optimizer in enumerate(optimizers):
         if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
@@ -40,100 +75,92 @@ def chain(*optimizers: Optimizer) -> Optimizer:
     )
 
 
-def wide_leaves(tree):
-    """The leaves that hold anything, in float32 at least."""
-    leaves = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(tree)]
-    return [x for x in leaves if x.size]
-
-
-def scaled_norm(leaves):
-    """(m, r) with norm m r: m about the largest magnitude, r = sqrt(sum |x / m|^2), in range."""
-    largest = jnp.stack([jnp.abs(x).max() for x in leaves]).max()
-    largest = jnp.where((largest > 0.0) & jnp.isfinite(largest), largest, 1.0)
-    # A sixteenth, so that the scale has a reciprocal in range.
-    largest = jnp.where(largest > 1.0, largest / 16.0, largest)
-    return largest, jnp.sqrt(sum(jnp.square(jnp.abs(x / largest)).sum() for x in leaves))
-
-
-@jax.custom_jvp
-def norm_parts(tree):
-    """(m, r) with norm m r: m is 1 where no square leaves the range."""
-    leaves = wide_leaves(tree)
-    if not leaves:
-        return jnp.ones(()), jnp.zeros(())
-    square = sum(jnp.square(jnp.abs(x)).sum() for x in leaves)
-    limits = jnp.finfo(square.dtype)
-    exact = jnp.isfinite(square) & (square > limits.tiny / limits.eps)
-    # A loop of at most one turn: unlike `cond` it is skipped also under vmap.
-    _, parts = lax.while_loop(
-        lambda carry: ~carry[0],
-        lambda carry: (jnp.ones_like(exact), scaled_norm(leaves)),
-        (exact, (jnp.ones_like(square), jnp.sqrt(square))),
-    )
-    return parts
-
-
-@norm_parts.defjvp
-def norm_parts_jvp(primals, tangents):
-    """The scale counts as constant; d root is the tangents' component along the tree, 0 at 0."""
-    scale, root = norm_parts(*primals)
-    safe = jnp.where(root == 0.0, 1.0, root)
-    pairs = zip(wide_leaves(*primals), wide_leaves(*tangents), strict=True)
-    moved = sum(
-        (jnp.vdot(x / scale / safe, t / scale).real for x, t in pairs), jnp.zeros_like(root)
-    )
-    return (scale, root), (jnp.zeros_like(scale), moved)
-
-
-def global_norm(tree):
-    """sqrt(sum |x|^2) over all numbers of a tree, a scalar in float32 at least.
-
-    Right for any finite numbers: where the sum of squares overflows, or is too small to be exact,
-    it is taken again of the scaled numbers. Inf or NaN for a tree that holds one. Its derivative
-    is x / |x|, and 0 at 0.
-    """
-    scale, root = norm_parts(tree)
-    return scale * root
-
-
-def clipped(tree, max_norm):
-    """The tree times min(1, max_norm / |tree|), in two factors that stay in range."""
-    scale, root = norm_parts(tree)
-    within = scale * root <= max_norm
-    factors = 1.0 / scale, max_norm / jnp.where(root == 0.0, 1.0, root)
-    factors = [jnp.where(within, 1.0, factor) for factor in factors]
-    # A fence: without it XLA computes the norm again in every consumer of the factors.
-    first, second = lax.optimization_barrier(factors)
-    return scaled(second, scaled(first, tree))
-
-
 def stateless_init(params):
     return ()
 
 
-def clip_update(grads, state, params=None, *, max_norm):
-    return clipped(grads, max_norm), state
-
-
-def clip_by_global_norm(max_norm) -> Optimizer:
-    """g <- g min(1, max_norm / |g|), |g| the norm over the whole tree (Pascanu et al. 2013).
-
-    Right for any finite gradient: norms do not overflow, and a zero gradient stays 0 also for
-    `max_norm=0`. A NaN makes all of the gradient NaN; infinite numbers become NaN, the others 0.
-    As Optax; PyTorch divides by |g| + 1e-6. Its second derivative is to be had by `jax.hessian`,
-    forward over reverse; reverse over reverse meets a loop that JAX cannot turn around.
-    """
-    update = Partial(clip_update, max_norm=number("max_norm", max_norm, 0.0))
-    return Optimizer(Partial(stateless_init), update)
-
-
 def decay_update(grads, state, params=None, *, rate):
-    if params is None:
-        raise ValueError("add_decayed_weights needs the parameters: update(grads, state, params)")
+    need_params("add_decayed_weights", params)
     return plus_scaled(grads, rate, params), state
 
 
-def add_decayed_weights(rate) -> Optimizer:
+def masked_decay_update(grads, state, params=None, *, rate, mask):
+    need_params("add_decayed_weights", params)
+    decayed = labels_of("add_decayed_weights", mask, params, (True, False))
+    leaves = [
+        plus_scaled(g, rate, p) if chosen else g
+        for g, p, chosen in zip(*map(jax.tree.leaves, (grads, params)), decayed, strict=True)
+    ]
+    return jax.tree.structure(grads).unflatten(leaves), state
+
+
+def add_decayed_weights(rate, mask: Any = None) -> Optimizer:
     """g <- g + rate * theta: before an optimizer it is L2 regularisation, what PyTorch's
-    `weight_decay` means in `SGD`, `Adagrad`, `RMSprop` and `Adam`."""
-    return Optimizer(Partial(stateless_init), Partial(decay_update, rate=number("rate", rate)))
+    `weight_decay` means in `SGD`, `Adagrad`, `RMSprop` and `Adam`.
+
+    After an optimizer, whose updates are added to theta, a negative rate is decoupled decay,
+    theta <- theta + u - |rate| theta (Loshchilov & Hutter 2019): PyTorch's `AdamW` is
+    `chain(adam(eta), add_decayed_weights(-eta * weight_decay))`. `mask` chooses the leaves: a
+    function of the leaf's path, such as "body.0.weight", or a tree of booleans, each of which may
+    stand for a whole branch. It is a choice, part of the structure: pass a top-level function.
+    """
+    update = decay_update
+    if mask is not None:
+        update = fix(masked_decay_update, mask=as_labels(mask))
+    return Optimizer(Partial(stateless_init), Partial(update, rate=number("rate", rate)))
+
+
+def centralise_update(grads, state, params=None):
+    def centred(g):
+        if g.ndim < 2:
+            return g
+        wide = widen(g)
+        return (wide - wide.mean(tuple(range(g.ndim - 1)), keepdims=True)).astype(g.dtype)
+
+    return jax.tree.map(centred, grads), state
+
+
+def centralise() -> Optimizer:
+    """g_i <- g_i - mean(g_i) for each unit i (Yong et al. 2020, gradient centralisation).
+
+    A unit is one index of the last axis, [fan_in, units] and [*window, fan_in, units]; vectors and
+    scalars stay as they are. Optax's `centralize` takes the first axis for the units', as PyTorch
+    lays weights out, and hence averages over the wrong one here.
+    """
+    return Optimizer(Partial(stateless_init), Partial(centralise_update))
+
+
+class NoiseState(NamedTuple):
+    count: Any  # int32, updates made
+    key: Any  # stays as it is; each update folds its count in
+
+
+def noise_init(params, *, seed):
+    return NoiseState(jnp.zeros((), jnp.int32), jax.random.key(seed))
+
+
+def noise_update(grads, state, params=None, *, variance, decay):
+    key = jax.random.fold_in(state.key, state.count)
+    steps = 1.0 + state.count.astype(jnp.result_type(float))
+    deviation = safe_sqrt(variance / steps**decay)
+    leaves, structure = jax.tree.flatten(grads)
+    noisy = []
+    for index, g in enumerate(leaves):
+        wide = jnp.promote_types(g.dtype, jnp.float32)
+        noise = jax.random.normal(jax.random.fold_in(key, index), g.shape, wide)
+        noisy.append(plus_scaled(g, deviation, noise))
+    return structure.unflatten(noisy), state._replace(count=state.count + 1)
+
+
+def add_noise(variance, decay=0.55, *, seed: int = 0) -> Optimizer:
+    """g <- g + N(0, variance / (1 + t)^decay), t = 0 first (Neelakantan et al. 2015).
+
+    The paper's eta is `variance`, its gamma `decay`. The noise of update t is a function of the
+    state's key, made of `seed`, of t and of the leaf's place: a run repeats exactly, and members of
+    a sweep have the same noise unless their states are given keys of their own. Optax splits the
+    key at each update.
+    """
+    update = Partial(
+        noise_update, variance=number("variance", variance, 0.0), decay=number("decay", decay)
+    )
+    return Optimizer(Partial(fix(noise_init, seed=check_count("seed", seed, 0))), update)

@@ -7,6 +7,8 @@ A problem is where it starts, one nested list for each array of parameters, and
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Problem(NamedTuple):
     start: list[Any]
@@ -63,3 +65,17 @@ SCHEDULES = {
     "rising": {"peak": 0.1, "warmup_steps": 20, "total_steps": 90, "start": 0.3, "end": 0.2},
 }
 SCHEDULE_STEPS = 121
+
+
+def total_loss(params, xp):
+    """All problems as one, {name: its parameters}, their losses summed."""
+    return sum(problem.loss(params[name], xp) for name, problem in PROBLEMS.items())
+
+
+def plateau(step):
+    """What a reduction on plateaus is told: losses that fall at first, then do not."""
+    return 2.0 + np.cos(0.7 * step) / (1.0 + step)
+
+
+JOINT_STEPS = 30
+JOINT_SNAPSHOTS = (1, 2, 3, 4, 5, 8, 12, 20, 30)
