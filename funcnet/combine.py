@@ -12,8 +12,8 @@ from jax.tree_util import Partial
 from funcnet.layers.activation import relu
 from funcnet.layers.embedding import embedding_apply, unit_normal
 from funcnet.layers.linear import Initializer, dense, lecun_normal
-from funcnet.layers.sequence import check_mask, cleared, join, split
-from funcnet.pairs import Network, fix, partial
+from funcnet.layers.sequence import check_mask, check_pairs, cleared, join, split
+from funcnet.pairs import Network, check_count, fix, partial
 
 
 def serial_init(key, *, inits):
@@ -71,13 +71,24 @@ def residual(network: Network) -> Network:
 
 def masked_apply(params, state, x, *, key=None, train=False, layer):
     values, mask = split(x)
+    check_pairs("masked", values, mask)
     y, state = layer(params, state, cleared(values, mask), key=key, train=train)
+    if mask is not None and y.shape[:2] != values.shape[:2]:
+        raise ValueError(
+            f"masked expects its network to keep the steps {values.shape[:2]}, "
+            f"got an output of shape {y.shape}"
+        )
     return join(y, mask), state
 
 
 def masked(network: Network) -> Network:
-    """The network on the values of a `Masked` sequence, whose mask is handed on; on anything else
-    the network itself. For layers that treat each step alone: dense, norms, dropout."""
+    """The network on the values of a `Masked` sequence, with 0 where nothing is, whose mask is
+    handed on; on anything else the network itself.
+
+    For layers that treat each step alone: `dense`, `embedding`, `layer_norm`, `rms_norm`,
+    activations, dropout. Batch, group and instance norm would count the zeros, and of two
+    convolutions each needs a `masked` of its own, since the first one's bias fills them.
+    """
     return Network(partial(network.init), Partial(masked_apply, layer=partial(network.apply)))
 
 
@@ -123,7 +134,8 @@ def bidirectional(forward: Network, backward: Network) -> Network:
     """One network from the first step on and one from the last step back, their outputs joined at
     each step (Schuster & Paliwal 1997): [n, T, ...] -> [n, T, a + b].
 
-    Parameters and state are pairs. Both must leave a masked step alone, as `over_time` does.
+    Parameters and state are pairs. Both must leave a masked step alone, as `over_time` does. Of
+    the last step the second half has seen that step alone: pool over time rather than `last_step`.
     """
     return Network(
         Partial(serial_init, inits=(partial(forward.init), partial(backward.init))),
@@ -141,7 +153,11 @@ def repeat_apply(params, state, x, *, key=None, train=False, layer, count):
     def step(x, layer_inputs):
         layer_params, layer_state, index = layer_inputs
         layer_key = None if key is None else jax.random.fold_in(key, index)
-        return layer(layer_params, layer_state, x, key=layer_key, train=train)
+        y, layer_state = layer(layer_params, layer_state, x, key=layer_key, train=train)
+        given, got = (jax.tree.map(lambda a: (a.shape, a.dtype.name), tree) for tree in (x, y))
+        if given != got:
+            raise ValueError(f"repeat expects an output like its input {given}, got {got}")
+        return y, layer_state
 
     return lax.scan(step, x, (params, state, jnp.arange(count, dtype=jnp.uint32)))
 
@@ -152,8 +168,7 @@ def repeat(network: Network, count: int) -> Network:
 
     Each parameter and state has a first axis of `count`. The output must be like the input.
     """
-    if count < 1:
-        raise ValueError(f"repeat expects a count of at least 1, got {count}")
+    count = check_count("count", count, 1)
     return Network(
         Partial(fix(repeat_init, count=count), init=partial(network.init)),
         Partial(fix(repeat_apply, count=count), layer=partial(network.apply)),
@@ -196,7 +211,12 @@ def frozen_apply(params, state, x, *, key=None, train=False, layer):
 
 
 def frozen(network: Network) -> Network:
-    """The same network with parameters that are not learnt: their gradient is 0."""
+    """The same network with parameters whose gradient is 0.
+
+    What an optimizer does without a gradient, such as decaying weights, it still does: exempt them
+    by path (`add_decayed_weights(rate, mask)`, or `partition` with `freeze()`). Running statistics
+    move in training as ever.
+    """
     return Network(partial(network.init), Partial(frozen_apply, layer=partial(network.apply)))
 
 
@@ -228,7 +248,10 @@ def tied_embedding(
     to features. The parameters are {"table", "body"}, the state the body's. An id out of range
     gives NaN, as in `embedding`; GPT-2's table begins with a deviation of 0.02.
     """
-    sizes = {"vocabulary": vocabulary, "features": features}
+    sizes = {
+        "vocabulary": check_count("vocabulary", vocabulary, 1),
+        "features": check_count("features", features, 1),
+    }
     return Network(
         Partial(
             fix(tied_embedding_init, **sizes),

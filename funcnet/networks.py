@@ -10,7 +10,8 @@ from funcnet.layers.linear import dense
 from funcnet.layers.norm import batch_norm, layer_norm
 from funcnet.layers.pool import average_pool, global_average_pool, subsample
 from funcnet.layers.position import learned_positions, small_normal
-from funcnet.layers.shape import add, flatten, tokens
+from funcnet.layers.shape import add, flatten, shaped, tokens
+from funcnet.layers.window import sizes
 from funcnet.pairs import Network
 from funcnet.transformer import transformer_block
 
@@ -60,7 +61,9 @@ def resnet(
     blocks, rest = divmod(depth - 2, 6)
     if rest or blocks < 1:
         raise ValueError(f"resnet expects a depth of 6 m + 2, such as 20 or 32, got {depth}")
-    first, *_, last = features
+    if len(features) != 3 or len(set(features)) < 3:
+        raise ValueError(f"resnet expects three different numbers of features, got {features}")
+    first, _, last = features
     layers = [plain_conv(channels, first), batch_norm(first), relu]
     fan_in = first
     for fan_out in features:
@@ -93,11 +96,13 @@ def vit(
     Each patch is one step of a sequence, positions are learnt, and the mean of the last layer's
     steps is classified (Beyer et al. 2022) rather than a step of its own. `patch` divides `shape`.
     """
+    shape, patch = sizes("vit", "shape", shape, 2), sizes("vit", "patch", patch, 2)
     if any(size % part for size, part in zip(shape, patch, strict=True)):
         raise ValueError(f"vit expects a patch that divides the images' {shape}, got {patch}")
     steps = (shape[0] // patch[0]) * (shape[1] // patch[1])
     block = transformer_block(features, heads, dropout=dropout)
     return serial(
+        shaped((*shape, channels)),
         *(conv(channels, features, patch, stride=patch, padding="valid"), tokens),
         *(learned_positions(steps, features), repeat(block, depth), layer_norm(features)),
         *(global_average_pool, dense(features, classes)),

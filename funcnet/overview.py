@@ -55,7 +55,9 @@ def name_of(apply):
     function, bound = unbind(apply)
     function = unbind(bound.get("function", function))[0]
     name = getattr(function, "__name__", repr(function)).removesuffix("_apply")
-    choices = (str(bound[choice]) for choice in ("name", "count") if choice in bound)
+    choices = [str(bound[choice]) for choice in ("name", "count") if choice in bound]
+    if "step" in bound:
+        choices.append(name_of(bound["step"]).removesuffix("_step"))
     return " ".join([name, *choices])
 
 
@@ -159,9 +161,11 @@ def summary(network: Network, x: Any) -> Summary:
 
     A network made of others stands above them with all that is theirs; below a `repeat`, a row is
     of one repetition. Convolutions count a product for each tap of each window, padding included,
-    however they are computed; of a `while` loop one turn counts. `rows` and `total` hold the
-    figures. Raises what the network raises for an x that does not fit.
+    however they are computed; of a `while` loop one turn counts. A layer is what has (params,
+    state, x) for its first arguments. `rows` and `total` hold the figures. Raises what the network
+    raises for an x that does not fit.
     """
     params, state = jax.eval_shape(network.init, jax.random.key(0))
-    total, *rows = walk(network.apply, (params, state, abstract(x)), -1)
-    return Summary(tuple(rows or [total._replace(depth=0)]), total._replace(depth=0, layer="total"))
+    whole = name_of(network.apply) == "serial"
+    rows = list(walk(network.apply, (params, state, abstract(x)), -1 if whole else 0))
+    return Summary(tuple(rows[whole:]), rows[0]._replace(depth=0, layer="total"))

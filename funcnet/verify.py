@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcnet import chain_rule
 
@@ -25,16 +26,30 @@ def relative(error, reference, floor):
     return jnp.linalg.norm(error.ravel()) / scale
 
 
+def floating(tree):
+    """The leaves that have derivatives: neither integers nor masks, nor their cotangents."""
+    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def with_floating(tree, leaves):
+    """The tree with other such leaves in their places."""
+    new, flat = iter(leaves), jax.tree.flatten(tree)
+    return flat[1].unflatten([next(new) if floating(x) else x for x in flat[0]])
+
+
+def drawn_like(key, leaves):
+    keys = jax.random.split(key, len(leaves))
+    return [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+
+
 def slopes(function, leaves, gradients, count, key, step):
     """Derivatives of function(leaves) along `count` random directions in each leaf: by the
     stencil, then as each of the gradients has them. Each [leaves, count]."""
 
     def along(index):
-        keys = jax.random.split(jax.random.fold_in(key, index), len(leaves))
-        drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
         unit = [
             jnp.where(place == index // count, u / jnp.linalg.norm(u.ravel()), 0.0)
-            for place, u in enumerate(drawn)
+            for place, u in enumerate(drawn_like(jax.random.fold_in(key, index), leaves))
         ]
 
         def moved(multiple):
@@ -67,7 +82,9 @@ def check_gradients(
     cotangent, with respect to params and x, to the prediction, or to params. Differences are
     taken with a central stencil of fourth order along random directions in each leaf. Errors are
     relative to the leaf's norm or, where that is smaller, to what rounding allows to be known:
-    1e-6, and for differences 1e7 roundings of the value over `step`.
+    1e-6, and for differences 1e7 roundings of the value over `step`. A leaf whose gradient is 0 by
+    hand and by `jax.grad` alike, such as those of `frozen`, is not compared with differences, which
+    see what it is kept from.
 
     Returns the worst errors. Raises `AssertionError` that names the pair of witnesses and the
     error for one above its tolerance, `NotImplementedError` for a function without a rule, and
@@ -76,26 +93,27 @@ def check_gradients(
     smaller `step` meets fewer; a larger one, 1e-3, is more exact where there is none.
     """
     result, pullback, *_ = chain_rule.vjp(function, *primals, rules=rules, **context)
-    if result.dtype != jnp.float64:
-        raise ValueError(f"check_gradients needs float64, got {result.dtype}: use enable_x64")
     cotangent_key, direction_key = jax.random.split(jax.random.key(seed))
-    cotangent = jax.random.normal(cotangent_key, result.shape, result.dtype)
-    by_hand = pullback(cotangent)
-    places = [
-        place
-        for place, grads in zip((0, 2), by_hand, strict=False)
-        if all(leaf.dtype != jax.dtypes.float0 for leaf in jax.tree.leaves(grads))
-    ]
-    leaves, structure = jax.tree.flatten([primals[place] for place in places])
-    if wrong := {str(jnp.result_type(leaf)) for leaf in leaves} - {"float64"}:
+    cotangent = drawn_like(cotangent_key, floating(result))
+    nothing = jax.tree.map(
+        lambda x: x if floating(x) else np.zeros(x.shape, jax.dtypes.float0), result
+    )
+    by_hand = pullback(with_floating(nothing, cotangent))
+    places = (0, 2)[: len(by_hand)]
+    given = [primals[place] for place in places]
+    leaves, hand = floating(given), floating(by_hand)
+    if wrong := {str(x.dtype) for x in (*floating(result), *leaves)} - {"float64"}:
         raise ValueError(f"check_gradients needs float64, got {sorted(wrong)}: use enable_x64")
+    if not leaves:
+        raise ValueError("check_gradients found nothing to differentiate with respect to")
 
     def inner_product(leaves):
         arguments = list(primals)
-        for place, value in zip(places, jax.tree.unflatten(structure, leaves), strict=True):
+        for place, value in zip(places, with_floating(given, leaves), strict=True):
             arguments[place] = value
         value = function(*arguments, **context)
-        return jnp.sum((value[0] if isinstance(value, tuple) else value) * cotangent)
+        outputs = floating(value[0] if isinstance(value, tuple) else value)
+        return sum(jnp.sum(y * c) for y, c in zip(outputs, cotangent, strict=True))
 
     @jax.jit
     def compare(leaves, hand):
@@ -105,14 +123,15 @@ def check_gradients(
             inner_product, leaves, (hand, auto), directions, direction_key, step
         )
         rounding = 1e7 * jnp.finfo(float).eps * abs(inner_product(leaves)) / step
-        worst = [
-            jax.vmap(relative, (0, 0, None))(e - numeric, numeric, 1e-6 + rounding).max()
-            for e in exact
-        ]
+        pairs = zip(hand, auto, strict=True)
+        known = jnp.stack([jnp.any(h != 0.0) | jnp.any(a != 0.0) for h, a in pairs])
+        worst = []
+        for each in exact:
+            errors = jax.vmap(relative, (0, 0, None))(each - numeric, numeric, 1e-6 + rounding)
+            worst.append(jnp.where(known, errors, 0.0).max())
         return jnp.stack(direct).max(), *worst
 
-    by_hand = [grads for grads, place in zip(by_hand, (0, 2), strict=False) if place in places]
-    errors = GradientErrors(*map(float, compare(leaves, jax.tree.leaves(by_hand))))
+    errors = GradientErrors(*map(float, compare(leaves, hand)))
     bounds = (tolerance, difference_tolerance, difference_tolerance)
     for pair, error, bound in zip(GradientErrors._fields, errors, bounds, strict=True):
         if not error <= bound:

@@ -25,6 +25,7 @@ from protocol import (
 
 import funcnet as fn
 from funcnet import chain_rule
+from funcnet.layers import recurrent
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -194,6 +195,36 @@ def test_check_gradients_stands_on_zero_gradients_and_converged_networks():
         fn.check_gradients(task.loss, state.params, state.state, data)
         far = (x, 1e3 * data[1])
         fn.check_gradients(task.loss, state.params, state.state, far)
+
+
+def test_check_gradients_of_masked_sequences_ids_and_frozen_parts():
+    there = np.array([[True, True, False], [True, False, True]])
+    with jax.enable_x64(True):
+        x = fn.Masked(random_like(jax.ShapeDtypeStruct((2, 3, 2), float), 1, float), there)
+        network = fn.serial(fn.masked(fn.frozen(fn.dense(2, 2))), fn.rnn(2, 2))
+        params, state = network.init(jax.random.key(0))
+        fn.check_gradients(network.apply, params, state, x)
+        over_time = fn.serial(fn.rnn(2, 2), fn.last_step)
+        params, state = over_time.init(jax.random.key(0))
+        original = chain_rule.RULES[recurrent.over_time_apply].rule
+
+        def wrong(*arguments, **context):
+            y, pullback, state = original(*arguments, **context)
+
+            def back(dy):
+                dparams, dx = pullback(dy)
+                return dparams, dx._replace(x=7.0 * dx.x)
+
+            return y, back, state
+
+        rules = {**chain_rule.RULES, recurrent.over_time_apply: chain_rule.Recursive(wrong)}
+        fn.check_gradients(over_time.apply, params, state, x)
+        with pytest.raises(AssertionError, match="hand against autodiff"):
+            fn.check_gradients(over_time.apply, params, state, x, rules=rules)
+        both = fn.parallel(fn.embedding(5, 2), fn.embedding(5, 2))
+        fn.check_gradients(both.apply, *both.init(jax.random.key(0)), np.array([[1, 4]]))
+        with pytest.raises(ValueError, match="nothing to differentiate with respect to"):
+            fn.check_gradients(fn.serial(fn.identity).apply, ((),), ((),), np.arange(3))
 
 
 def test_check_gradients_finds_a_wrong_rule_and_refuses_float32():

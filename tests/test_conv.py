@@ -144,6 +144,23 @@ def test_named_paddings():
 def test_initial_weights_have_the_scale_of_the_window():
     params, _ = fn.conv(64, 128, (3, 3), groups=4).init(KEY)
     np.testing.assert_allclose(params["weight"].std(), 1 / np.sqrt(9 * 16), rtol=0.02)
+    params, _ = fn.conv_transpose(64, 128, (3, 3), groups=4).init(KEY)
+    assert params["weight"].shape == (3, 3, 64, 32)
+    np.testing.assert_allclose(params["weight"].std(), 1 / np.sqrt(9 * 16), rtol=0.02)
+
+
+def test_sums_in_16_bits_stay_in_range_and_are_rounded_once():
+    x = jnp.full((1, 4, 1), 30000.0, jnp.float16)
+    for count_padding in (True, False):
+        y, _ = fn.average_pool((4,), count_padding=count_padding).apply((), (), x)
+        np.testing.assert_array_equal(y, x[:, :1])
+    network = fn.conv(4, 4, (49,), groups=4, padding="valid", bias_init=None)
+    params, x = draw(1, 49, 1, 4), draw(2, 1, 49, 4)
+    half = {"weight": jnp.asarray(params, jnp.bfloat16)}
+    y, _ = network.apply(half, (), jnp.asarray(x, jnp.bfloat16))
+    exact = np.asarray(half["weight"], float)[:, 0] * np.asarray(x.astype(jnp.bfloat16), float)[0]
+    wanted = exact.sum(axis=0).astype(jnp.bfloat16)
+    np.testing.assert_allclose(y[0, 0].astype(float), wanted.astype(float), rtol=0.01)
 
 
 def test_winograd_agrees_with_the_rule_and_is_as_exact_as_patches():

@@ -267,10 +267,68 @@ def test_serial_nests_and_no_layer_is_the_identity():
 
 
 def test_a_mask_where_none_is_taken_says_so():
-    network = fn.dense(3, 2)
     x = fn.Masked(jnp.ones((2, 4, 3)), jnp.ones((2, 4), bool))
+    for network in (fn.dense(3, 2), fn.embedding(5, 2), fn.relu, fn.layer_norm(3), fn.identity):
+        with pytest.raises(ValueError, match=r"expects an array, got Masked; .* put masked\(...\)"):
+            network.apply(*network.init(KEY), x)
+    for network in (fn.add, fn.multiply, fn.concatenate):
+        with pytest.raises(ValueError, match="expects a tuple of arrays, got Masked"):
+            network.apply((), (), x)
     with pytest.raises(AttributeError, match=r"put layers for plain arrays inside masked\(...\)"):
-        network.apply(*network.init(KEY), x)
+        fn.dropout(0.1).apply((), (), x, key=KEY, train=True)
+
+
+def test_an_empty_batch_gives_an_empty_result_and_changes_no_state():
+    networks = {
+        (0, 4): [fn.dense(4, 4), fn.batch_norm(4), fn.group_norm(2, 4), fn.layer_norm(4)],
+        (0, 3, 4): [fn.attention(4, 2), fn.lstm(4, 3), fn.gru(4, 2), fn.transformer_block(4, 2)],
+        (0, 6, 6, 4): [fn.conv(4, 8, (3, 3)), fn.conv_transpose(4, 2, (3, 3)), fn.tokens],
+    }
+    networks[0, 6, 6, 4] += [fn.max_pool((2, 2)), fn.global_max_pool, fn.global_average_pool]
+    for shape, several in networks.items():
+        network = fn.parallel(*several)
+        params, state = network.init(KEY)
+        x, context = jnp.zeros(shape), {"key": KEY, "train": True}
+        y, pullback, after = fn.chain_rule.vjp(network.apply, params, state, x, **context)
+        wanted, _ = network.apply(params, state, x, **context)
+        assert [part.shape for part in y] == [part.shape for part in wanted]
+        assert all(part.shape[0] == 0 for part in y)
+        grads, dx = pullback(y)
+        assert dx.shape == shape
+        assert all((leaf == 0.0).all() for leaf in jax.tree.leaves(grads))
+        for a, b in zip(*map(jax.tree.leaves, (after, state)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_numbers_from_numpy_are_the_same_choices():
+    four, two = np.int64(4), np.int64(2)
+    for ours, theirs in (
+        (fn.layer_norm(4), fn.layer_norm(four)),
+        (fn.group_norm(2, 4), fn.group_norm(two, four)),
+        (fn.batch_norm(4), fn.batch_norm(four)),
+        (fn.embedding(4, 2), fn.embedding(four, two)),
+        (fn.attention(4, 2), fn.attention(four, two)),
+        (fn.sinusoidal(4), fn.sinusoidal(four)),
+        (fn.repeat(fn.relu, 2), fn.repeat(fn.relu, two)),
+    ):
+        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+
+
+def test_masked_layers_on_ids_and_on_masks_that_do_not_fit():
+    ids, there = jnp.array([[1, 2, 0], [3, 7, 7]]), jnp.array([[True, True, False]] * 2)
+    network = fn.masked(fn.embedding(5, 2))
+    params, state = network.init(KEY)
+    y, _ = network.apply(params, state, fn.Masked(ids, there))
+    np.testing.assert_array_equal(y.x[0], params["table"][jnp.array([1, 2, 0])])
+    assert jnp.isnan(y.x[1, 1]).all()
+    assert (y.x[1, 2] == params["table"][0]).all()
+    x = jnp.ones((2, 4, 3))
+    for mask in (jnp.ones((1, 4), bool), jnp.ones((2, 4)), jnp.ones((2, 3), bool)):
+        with pytest.raises(ValueError, match=r"masked expects a mask of bool and of the shape"):
+            fn.masked(fn.relu).apply((), (), fn.Masked(x, mask))
+    shorter = fn.masked(fn.average_pool((2,)))
+    with pytest.raises(ValueError, match=r"keep the steps \(2, 4\), got an output of shape"):
+        shorter.apply((), (), fn.Masked(x, jnp.ones((2, 4), bool)))
 
 
 PARAMS, STATE = fn.dense(64, 2).init(KEY)
@@ -283,8 +341,22 @@ WRONG = [
         r"dense expects 64 features in the last axis, got x of shape \(32, 8, 8\)",
     ),
     (lambda: fn.flatten.apply((), (), jnp.float32(1.0)), "flatten expects a batch"),
+    (
+        lambda: fn.layer_norm(2).apply(*fn.layer_norm(2).init(KEY), jnp.ones((3, 2), int)),
+        "layer_norm expects floating-point features, got x of dtype int32",
+    ),
+    (
+        lambda: fn.repeat(fn.dense(3, 4), 2).apply(
+            *fn.repeat(fn.dense(3, 4), 2).init(KEY), jnp.ones((5, 3))
+        ),
+        r"an output like its input \(\(5, 3\), 'float32'\), got \(\(5, 4\), 'float32'\)",
+    ),
+    (
+        lambda: fn.concatenate.apply((), (), (jnp.ones((2, 3)), jnp.ones((1, 3)))),
+        "parts that differ in their last axis alone",
+    ),
     (lambda: fn.group_norm(4, 6), "groups to divide 6 features, got 4"),
-    (lambda: fn.repeat(fn.relu, 0), "count of at least 1, got 0"),
+    (lambda: fn.repeat(fn.relu, 0), "count must be at least 1, got 0"),
     (
         lambda: fn.batch_norm(3).apply(*fn.batch_norm(3).init(KEY), jnp.ones((2, 4))),
         r"batch_norm expects 3 features in the last axis, got x of shape \(2, 4\)",

@@ -124,6 +124,12 @@ def test_gpt_has_the_size_of_gpt_2():
 
 
 def test_choices_that_do_not_fit_say_so():
+    network = fn.vit((8, 8), (4, 4), features=6, depth=1)
+    arguments = (*jax.eval_shape(network.init, KEY), jnp.ones((1, 4, 16, 3)))
+    with pytest.raises(ValueError, match=r"of shape \[n, 8, 8, 3\], got \(1, 4, 16, 3\)"):
+        jax.eval_shape(network.apply, *arguments)
+    with pytest.raises(ValueError, match="three different numbers of features"):
+        fn.resnet(8, features=(4, 4, 8))
     with pytest.raises(
         ValueError, match=r"patch that divides the images' \(32, 32\), got \(5, 4\)"
     ):

@@ -79,7 +79,7 @@ def test_networks_of_networks():
     assert [(r.depth, r.layer) for r in rows] == [
         *[(0, "repeat 3"), (1, "named block"), (2, "residual"), (3, "masked")],
         *[(4, "layer_norm"), (3, "attention"), (3, "masked"), (4, "relu")],
-        *[(0, "bidirectional"), (1, "over_time"), (1, "over_time")],
+        *[(0, "bidirectional"), (1, "over_time gru"), (1, "over_time rnn")],
         *[(0, "parallel"), (1, "last_step"), (1, "last_step")],
     ]
     assert [r.multiply_adds for r in rows[:6]] == [3 * ATTENTION, *[ATTENTION] * 2, 0, 0, ATTENTION]

@@ -150,10 +150,29 @@ def test_generate_draws_from_the_softmax_of_the_logits_over_the_temperature():
         return jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (*x.shape, 3)), state
 
     network = fn.Network(fn.identity.init, jax.tree_util.Partial(apply))
-    prompt = np.zeros((50, 1), np.int32)
+    prompt, state = np.zeros((50, 1), np.uint8), jnp.zeros(1)
     for temperature in (0.5, 2.0):
-        ids = fn.generate(network, (), (), prompt, steps=200, key=KEY, temperature=temperature)
+        ids = fn.generate(network, (), state, prompt, steps=200, key=KEY, temperature=temperature)
+        assert ids.dtype == jnp.int32
         wanted = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
         np.testing.assert_allclose(np.bincount(np.ravel(ids)) / 1e4, wanted, atol=0.02)
     with pytest.raises(ValueError, match="prompt of integers"):
-        fn.generate(network, (), (), prompt[0], steps=1, key=KEY)
+        fn.generate(network, (), state, prompt[0], steps=1, key=KEY)
+    with pytest.raises(ValueError, match="a network with a cache, got an empty state"):
+        fn.generate(network, (), (), prompt, steps=1, key=KEY)
+    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
+        fn.generate(network, (), state, prompt, steps=-1, key=KEY)
+
+
+def test_generate_draws_as_finely_in_16_bits_and_marks_what_it_cannot_know():
+    """Noise in bfloat16 would tie often, and the first of equals win."""
+
+    def apply(params, state, x, *, key=None, train=False):
+        even = jnp.zeros((*x.shape, 500), jnp.bfloat16)
+        return jnp.where(state[0] < 3, even, jnp.nan), state + 1
+
+    network = fn.Network(fn.identity.init, jax.tree_util.Partial(apply))
+    prompt = np.zeros((2000, 1), np.int32)
+    ids = fn.generate(network, (), jnp.zeros(1, int), prompt, steps=5, key=KEY)
+    np.testing.assert_array_equal(ids[:, 3:], -1)
+    np.testing.assert_allclose((ids[:, :3] < 250).mean(), 0.5, atol=0.03)

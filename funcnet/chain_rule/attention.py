@@ -71,12 +71,13 @@ def attention(params, state, x, *, heads, causal, product, rotary_base, vjp, key
 
     def project(name, rows):
         y, back, _ = vjp(dense_apply, params[name], (), there(values, rows))
-        y = y.reshape(n, length, -1, features // heads)
+        width, size = y.shape[-1], features // heads
+        y = y.reshape(n, length, width // size, size)
         turns = rotary_base is not None and name != "value"
 
         def pullback(dy):
             dy = turned(dy, rotary_base, -1.0) if turns else dy
-            dparams, dx = back(dy.reshape(n, length, -1))
+            dparams, dx = back(dy.reshape(n, length, width))
             return dparams, there(dx, rows)
 
         return turned(y, rotary_base, 1.0) if turns else y, pullback

@@ -59,6 +59,11 @@ def masked(params, state, x, *, layer, vjp, key=None, train=False):
     return join(y, mask), backward, state
 
 
+def summed(first, *others):
+    """Their sum; of the cotangents of integers and masks, which are nothing, the first."""
+    return first if first.dtype == jax.dtypes.float0 else sum(others, first)
+
+
 def parallel(params, state, x, *, branches, vjp, key=None, train=False):
     """y = (f_1(x), f_2(x), ...): dx is the sum of theirs."""
     keys = layer_keys(key, len(branches))
@@ -72,7 +77,7 @@ def parallel(params, state, x, *, branches, vjp, key=None, train=False):
     def backward(dy):
         pairs = [pullback(part) for (_, pullback, _), part in zip(parts, dy, strict=True)]
         grads = tuple(dparams for dparams, _ in pairs)
-        return grads, jax.tree.map(lambda *dx: sum(dx[1:], dx[0]), *(dx for _, dx in pairs))
+        return grads, jax.tree.map(summed, *(dx for _, dx in pairs))
 
     return tuple(y for y, _, _ in parts), backward, tuple(state for _, _, state in parts)
 

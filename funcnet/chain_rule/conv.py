@@ -52,7 +52,7 @@ def by_group(x, groups):
 
 
 def merged(x):
-    return x.reshape(*x.shape[:-2], -1)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 def gather(taps, x, weight, groups):
@@ -165,7 +165,7 @@ def average_pool_inside(params, state, x, *, window, stride, padding, key=None, 
 
 def global_max_pool(params, state, x, *, key=None, train=False):
     """dy goes to the first of the largest positions."""
-    rows = x.reshape(x.shape[0], -1, x.shape[-1])
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
     first = jnp.argmax(rows, axis=1)
 
     def pullback(dy):

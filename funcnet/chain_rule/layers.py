@@ -51,12 +51,18 @@ def flatten(params, state, x, *, key=None, train=False):
 
 def tokens(params, state, x, *, key=None, train=False):
     """A reshape: dx has x's shape."""
-    return x.reshape(len(x), -1, x.shape[-1]), lambda dy: ((), dy.reshape(x.shape)), state
+    y = x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
+    return y, lambda dy: ((), dy.reshape(x.shape)), state
 
 
 def identity(params, state, x, *, key=None, train=False):
     """y = x: dx = dy."""
     return x, lambda dy: ((), dy), state
+
+
+def shaped(params, state, x, *, shape, key=None, train=False):
+    """y = x: dx = dy."""
+    return identity(params, state, x)
 
 
 def drop_path(params, state, x, *, rate, key=None, train=False):

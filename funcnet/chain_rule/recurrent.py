@@ -72,7 +72,7 @@ def lstm_step(params, carry, drive):
     gate's da is the derivative of its s or tanh times what it multiplies, and dc = s(f) dc'."""
     h, c = carry
     share, share_back = recurred(params, h)
-    a = (drive + share).reshape(len(h), 4, -1)
+    a = (drive + share).reshape(len(h), 4, h.shape[-1])
     i, f, o = (logistic(a[:, gate]) for gate in (0, 1, 3))
     g = jnp.tanh(a[:, 2])
     after = f * c + i * g
@@ -99,8 +99,8 @@ def gru_step(params, h, drive):
     """h' = n + z (h - n), n = tanh(x_n + r m), m = h_n + a: dn = (1 - z) dh', dz = (h - n) dh',
     da_n = (1 - n^2) dn, dr = m da_n, dm = r da_n; h gets z dh' and, through U, the rest."""
     share, share_back = recurred(params, h)
-    x_r, x_z, x_n = (drive.reshape(len(h), 3, -1)[:, gate] for gate in range(3))
-    h_r, h_z, h_n = (share.reshape(len(h), 3, -1)[:, gate] for gate in range(3))
+    x_r, x_z, x_n = (drive.reshape(len(h), 3, h.shape[-1])[:, gate] for gate in range(3))
+    h_r, h_z, h_n = (share.reshape(len(h), 3, h.shape[-1])[:, gate] for gate in range(3))
     r, z = logistic(x_r + h_r), logistic(x_z + h_z)
     m = h_n + params["recurrent_bias"].astype(h.dtype)
     n = jnp.tanh(x_n + r * m)

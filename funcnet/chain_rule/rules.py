@@ -48,6 +48,7 @@ RULES: dict[Any, Any] = {
     dropout.dropout_apply: by_layer.dropout,
     shape.flatten_apply: by_layer.flatten,
     shape.identity_apply: by_layer.identity,
+    shape.shaped_apply: by_layer.shaped,
     activation.activation_apply: Recursive(by_layer.activation),
     dropout.drop_path_apply: by_layer.drop_path,
     conv.conv_apply: by_conv.conv,

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcnet.layers.shape import no_params
+from funcnet.layers.shape import check_array, no_params
 from funcnet.pairs import Network, fix, number, partial
 
 
 def activation_apply(params, state, x, *, key=None, train=False, function):
+    check_array("activation", x)
     return function(x), state
 
 

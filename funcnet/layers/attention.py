@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from funcnet.layers.linear import Initializer, dense_apply, dense_init, lecun_normal
 from funcnet.layers.position import check_cache, check_steps, next_steps, rotated, within
 from funcnet.layers.sequence import join, split
-from funcnet.pairs import Network, fix, number, partial
+from funcnet.pairs import Network, check_count, fix, number, partial
 
 
 def seen(mask, is_causal, queries, keys):
@@ -95,7 +95,8 @@ def pairs_of(mask, heads, x):
 
 def project(params, x, size, steps=None, base=None):
     """x W + b in heads of a size, [n, T, heads, size], rotated to its steps if there is a base."""
-    y = dense_apply(params, (), x)[0].reshape(*x.shape[:2], -1, size)
+    y, _ = dense_apply(params, (), x)
+    y = y.reshape(*x.shape[:2], y.shape[-1] // size, size)
     return y if base is None else rotated(y, steps, base)
 
 
@@ -172,10 +173,11 @@ def attention(
     d = features / heads, joined and projected (Vaswani et al. 2017).
 
     x: [n, T, features], or `Masked` with a mask [n, T], [n, T, T] or [n, heads, T, T]; y is like
-    x. What nobody may look at has no influence, be it NaN, and who may look at nothing gets the
-    output's bias. `causal` lets a step look at itself and the steps before it. `kv_heads` keys and
-    values each serve heads / kv_heads heads in a row (Ainslie et al. 2023). With a `rotary_base`,
-    a leaf, queries and keys are rotated to their positions: pairs of features half a head apart.
+    x. What nobody may look at has no influence, be it NaN (of what some may, the others still get
+    a NaN), and who may look at nothing gets the output's bias. `causal` lets a step look at itself
+    and the steps before it. `kv_heads` keys and values each serve heads / kv_heads heads in a row
+    (Ainslie et al. 2023). With a `rotary_base`, a leaf, queries and keys are rotated to their
+    positions: pairs of features half a head apart.
 
     The parameters "query", "key", "value" and "out" are each those of a `dense`. PyTorch's
     `in_proj_weight` is the first three, transposed and stacked, and `out_proj` is "out".
@@ -188,10 +190,11 @@ def attention(
     keys, the values and the position so far, x [batch, t, features] is the next t steps, and what
     comes after `length` steps is NaN.
     """
-    kv_heads = heads if kv_heads is None else kv_heads
-    if heads < 1 or features % heads:
+    features, heads = check_count("features", features, 1), check_count("heads", heads, 1)
+    kv_heads = heads if kv_heads is None else check_count("kv_heads", kv_heads, 1)
+    if features % heads:
         raise ValueError(f"attention expects heads to divide {features} features, got {heads}")
-    if kv_heads < 1 or heads % kv_heads:
+    if heads % kv_heads:
         raise ValueError(f"attention expects kv_heads to divide {heads} heads, got {kv_heads}")
     size = features // heads
     if rotary_base is not None and size % 2:

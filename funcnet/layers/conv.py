@@ -27,6 +27,7 @@ from funcnet.layers.window import (
     span,
     windows,
 )
+from funcnet.numerics import widen
 from funcnet.pairs import Network, fix, partial
 
 LAYOUTS = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
@@ -53,8 +54,9 @@ def by_patches(x, weight, *, stride, dilation, groups, places):
     views = windows(x, window, stride, dilation, places)
     if fan_in == 1 and groups > 1:
         each = fan_out // groups
-        rows = weight.reshape(-1, fan_out)
-        return sum(jnp.repeat(v, each, axis=-1) * row for v, row in zip(views, rows, strict=True))
+        rows = widen(weight.reshape(-1, fan_out))
+        terms = (jnp.repeat(v, each, axis=-1) * row for v, row in zip(views, rows, strict=True))
+        return sum(terms).astype(x.dtype)
     positions = views[0].shape[:-1]
     split = [v.reshape(math.prod(positions), groups, fan_in) for v in views]
     patches = jnp.concatenate(split, axis=-1)
@@ -135,6 +137,14 @@ def convolve(x, weight, **geometry):
         cpu=functools.partial(by_products, **geometry),
         default=functools.partial(by_xla, **geometry),
     )
+
+
+def regrouped_init(key, shape, *, initial, groups):
+    """Drawn as of a convolution, whose fan_in is that of one group, and rearranged."""
+    *window, fan_in, fan_out = shape  # fan_out of one group
+    drawn = initial(key, (*window, fan_in // groups, fan_out * groups))
+    parts = drawn.reshape(*window, fan_in // groups, groups, fan_out)
+    return jnp.moveaxis(parts, -2, -3).reshape(shape)
 
 
 def conv_init(key, *, shape, fan_out, weight_init, bias_init):
@@ -264,14 +274,17 @@ def conv_transpose(
     y: [n, *larger, fan_out]. The larger size is n * stride for "same", and
     (n - 1) * stride + (window - 1) * dilation + 1, less what explicit padding takes off, otherwise.
     PyTorch's padding p with its output_padding q is the pair (p, p - q); its weight
-    [fan_in, fan_out / groups, *window] is W with its last two axes in front.
+    [fan_in, fan_out / groups, *window] is W with its last two axes in front. W is drawn as that of
+    a convolution with as many taps, of which a stride s leaves each output one in s^axes.
     """
     window, choices = geometry(
         "conv_transpose", fan_in, fan_out, window, stride, padding, dilation, groups
     )
     init = Partial(
         fix(conv_init, shape=(*window, fan_in, fan_out // groups), fan_out=fan_out),
-        weight_init=partial(weight_init),
+        weight_init=Partial(
+            fix(regrouped_init, groups=choices["groups"]), initial=partial(weight_init)
+        ),
         bias_init=None if bias_init is None else partial(bias_init),
     )
     return Network(init, Partial(fix(conv_transpose_apply, **choices)))

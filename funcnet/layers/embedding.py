@@ -5,7 +5,8 @@ from jax.nn import initializers
 from jax.tree_util import Partial
 
 from funcnet.layers.linear import Initializer
-from funcnet.pairs import Network, fix, partial
+from funcnet.layers.shape import check_array
+from funcnet.pairs import Network, check_count, fix, partial
 
 unit_normal = initializers.normal(1.0)
 """Standard normal numbers, as PyTorch's `Embedding` begins with."""
@@ -24,6 +25,7 @@ def rows_of(ids, vocabulary):
 
 
 def embedding_apply(params, state, x, *, key=None, train=False):
+    check_array("embedding", x)
     table = params["table"]
     rows = rows_of(jnp.asarray(x), table.shape[0])
     return table.at[rows].get(mode="fill", fill_value=jnp.nan), state
@@ -35,5 +37,9 @@ def embedding(vocabulary: int, features: int, *, table_init: Initializer = unit_
     x: integers [...], y: [..., features], table: [vocabulary, features]. An id out of range, or
     negative, gives NaN; it is neither clamped nor counted from the end.
     """
-    init = fix(embedding_init, vocabulary=vocabulary, features=features)
+    sizes = {
+        "vocabulary": check_count("vocabulary", vocabulary, 1),
+        "features": check_count("features", features, 1),
+    }
+    init = fix(embedding_init, **sizes)
     return Network(Partial(init, table_init=partial(table_init)), Partial(embedding_apply))

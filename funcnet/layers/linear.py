@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jax.tree_util import Partial
 
+from funcnet.layers.shape import check_array
 from funcnet.pairs import Network, fix, partial
 
 lecun_normal = initializers.lecun_normal()
@@ -18,6 +19,7 @@ Initializer = Callable[..., Any]
 
 
 def check_floating(name, x):
+    check_array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ValueError(
             f"{name} expects floating-point features, got x of dtype {x.dtype}; "

@@ -1,14 +1,16 @@
 """Layers that normalise. Statistics are taken in float32 at least, and in two passes: the mean of
 squares less the square of the mean loses everything where the mean is large."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
+from funcnet.layers.linear import check_floating
 from funcnet.numerics import widen
-from funcnet.pairs import Network, fix, number
+from funcnet.pairs import Network, check_count, fix, number
 
 
 class Running(NamedTuple):
@@ -39,6 +41,7 @@ def batch_init(key, *, features):
 
 
 def check_features(name, x, features):
+    check_floating(name, x)
     if x.ndim < 1 or x.shape[-1] != features:
         raise ValueError(
             f"{name} expects {features} features in the last axis, got x of shape {x.shape}"
@@ -59,7 +62,7 @@ def affine(params, normal, dtype):
 
 def grouped(x, groups):
     """[n, ..., c] -> [n, positions, groups, c / groups]."""
-    return x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
 
 
 def layer_norm_apply(params, state, x, *, key=None, train=False, eps):
@@ -73,7 +76,7 @@ def layer_norm(features: int, *, eps: float = 1e-5) -> Network:
     x: [..., features]. The variance divides by `features`, as in PyTorch. A constant row gives
     the bias.
     """
-    init = Partial(fix(affine_init, features=features))
+    init = Partial(fix(affine_init, features=check_count("features", features, 1)))
     return Network(init, Partial(layer_norm_apply, eps=number("eps", eps, 0.0)))
 
 
@@ -90,7 +93,7 @@ def rms_norm(features: int, *, eps: float = 1e-6) -> Network:
 
     x: [..., features]. PyTorch's eps is by default the dtype's machine epsilon.
     """
-    init = Partial(fix(scale_init, features=features))
+    init = Partial(fix(scale_init, features=check_count("features", features, 1)))
     return Network(init, Partial(rms_norm_apply, eps=number("eps", eps, 0.0)))
 
 
@@ -108,7 +111,8 @@ def group_norm(groups: int, features: int, *, eps: float = 1e-5) -> Network:
 
     x: [n, ..., features]. One group is layer norm over all of an example.
     """
-    if groups < 1 or features % groups:
+    groups, features = check_count("groups", groups, 1), check_count("features", features, 1)
+    if features % groups:
         raise ValueError(f"group_norm expects groups to divide {features} features, got {groups}")
     apply = Partial(fix(group_norm_apply, groups=groups), eps=number("eps", eps, 0.0))
     return Network(Partial(fix(affine_init, features=features)), apply)
@@ -122,6 +126,8 @@ def instance_norm(features: int, *, eps: float = 1e-5) -> Network:
 
 def moved(state, mean, variance, rows, decay):
     """The state after a batch of so many rows with this mean and this variance, over the batch."""
+    if rows == 0:
+        return state
     if isinstance(state, Running):
         unbiased = variance * (rows / max(rows - 1, 1))
         after = tuple(
@@ -159,4 +165,4 @@ def batch_norm(features: int, *, decay: float = 0.9, eps: float = 1e-5) -> Netwo
     apply = Partial(
         batch_norm_apply, decay=number("decay", decay, 0.0, 1.0), eps=number("eps", eps, 0.0)
     )
-    return Network(Partial(fix(batch_init, features=features)), apply)
+    return Network(Partial(fix(batch_init, features=check_count("features", features, 1))), apply)

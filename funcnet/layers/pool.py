@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from funcnet.layers.linear import check_floating
 from funcnet.layers.shape import stateless
 from funcnet.layers.window import Padding, paddings, placed, sizes, taps
+from funcnet.numerics import widen
 from funcnet.pairs import Network, fix
 
 
@@ -45,11 +46,11 @@ def max_pool_apply(params, state, x, *, key=None, train=False, window, stride, p
 
 
 def average_pool_apply(params, state, x, *, key=None, train=False, window, stride, padding):
-    places = places_of("average_pool", x, window, stride, padding)
+    places, dtype, x = places_of("average_pool", x, window, stride, padding), x.dtype, widen(x)
     for axis, spec in enumerate(zip(window, stride, places, strict=True), start=1):
         size, step, place = spec
         x = sum(taps(x, axis, size, step, 1, place))
-    return x / math.prod(window), state
+    return (x / math.prod(window)).astype(dtype), state
 
 
 def inside(n, size, step, place):
@@ -60,13 +61,13 @@ def inside(n, size, step, place):
 
 
 def average_pool_inside_apply(params, state, x, *, key=None, train=False, window, stride, padding):
-    places = places_of("average_pool", x, window, stride, padding)
+    places, dtype, x = places_of("average_pool", x, window, stride, padding), x.dtype, widen(x)
     for axis, spec in enumerate(zip(window, stride, places, strict=True), start=1):
         size, step, place = spec
         counts = inside(x.shape[axis], size, step, place)
         shape = [len(counts) if a == axis else 1 for a in range(x.ndim)]
         x = sum(taps(x, axis, size, step, 1, place)) / counts.reshape(shape).astype(x.dtype)
-    return x, state
+    return x.astype(dtype), state
 
 
 def pool(name, apply, window, stride, padding):
@@ -119,7 +120,7 @@ def average_pool(
 
 def global_max_pool_apply(params, state, x, *, key=None, train=False):
     check_pooled("global_max_pool", x)
-    rows = x.reshape(x.shape[0], -1, x.shape[-1])
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
     return jnp.take_along_axis(rows, jnp.argmax(rows, axis=1)[:, None], axis=1)[:, 0], state
 
 

@@ -4,17 +4,18 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jax.tree_util import Partial
 
-from funcnet.layers.linear import Initializer
+from funcnet.layers.linear import Initializer, check_floating
 from funcnet.layers.sequence import join, split
 from funcnet.layers.shape import no_params
 from funcnet.numerics import widen
-from funcnet.pairs import Network, fix, number, partial
+from funcnet.pairs import Network, check_count, fix, number, partial
 
 small_normal = initializers.normal(0.02)
 """Normal numbers of deviation 0.02, with which GPT's and BERT's tables begin."""
 
 
 def check_steps(name, x, features):
+    check_floating(name, x)
     if x.ndim != 3 or x.shape[-1] != features:
         raise ValueError(f"{name} expects [n, T, {features}], got x of shape {x.shape}")
 
@@ -91,14 +92,14 @@ def sinusoidal(
     x: [n, T, features], or `Masked`; `base` is a leaf. With a cache, as `attention`'s, the state
     has the position of the next step and x [batch, t, features] is what comes next.
     """
-    if features < 2 or features % 2:
+    if check_count("features", features, 2) % 2:
         raise ValueError(f"sinusoidal expects an even number of features, got {features}")
     check_cache("sinusoidal", cache)
     base = number("base", base, 1.0)
     if cache is None:
-        apply = fix(sinusoidal_apply, features=features)
+        apply = fix(sinusoidal_apply, features=int(features))
         return Network(Partial(no_params), Partial(apply, base=base))
-    apply = fix(cached_sinusoidal_apply, features=features, cache=cache)
+    apply = fix(cached_sinusoidal_apply, features=int(features), cache=cache)
     init = Partial(counted_init, init=partial(no_params))
     return Network(init, Partial(apply, base=base))
 
@@ -139,7 +140,11 @@ def learned_positions(
     and x [batch, t, features] is what comes next.
     """
     check_cache("learned_positions", cache)
-    init = Partial(fix(table_init, length=length, features=features), initial=partial(initial))
+    sizes = {
+        "length": check_count("length", length, 1),
+        "features": check_count("features", features, 1),
+    }
+    init = Partial(fix(table_init, **sizes), initial=partial(initial))
     if cache is None:
         return Network(init, Partial(learned_positions_apply))
     if cache[1] > length:

@@ -11,8 +11,9 @@ class Masked(NamedTuple):
     """A batch of sequences x [n, T, ...] with a mask, bool [n, T], true where there is a value.
 
     Layers over time take it in the place of x and return the same form. Attention also takes a
-    mask [n, T, T] or [n, heads, T, T], true where a query (third axis from the end counts heads,
-    the second queries, the last keys) may look. What is masked has no influence on what is not.
+    mask [n, T, T] or [n, heads, T, T], true where a query, in the last axis but one, may look at a
+    key, in the last. What nobody may look at has no influence, be it NaN. What only some may look
+    at is weighted by 0 for the others, and 0 times NaN is NaN.
     """
 
     x: Any
@@ -43,12 +44,26 @@ def check_mask(name, values, mask):
         )
 
 
+def check_pairs(name, values, mask):
+    """Whether a mask is about the steps [n, T] or pairs of them, [n, T, T] or [n, heads, T, T]."""
+    if mask is None:
+        return
+    n, steps = values.shape[:2]
+    heads = mask.shape[1] if mask.ndim == 4 else 1
+    shapes = ((n, steps), (n, steps, steps), (n, heads, steps, steps))
+    if mask.shape not in shapes or mask.dtype != bool:
+        raise ValueError(
+            f"{name} expects a mask of bool and of the shape {shapes[0]} or {shapes[1]}, "
+            f"got {mask.dtype} of shape {mask.shape}"
+        )
+
+
 def cleared(values, mask):
     """The values with 0 at the steps that a mask [n, T] says are not there: even a NaN there is
     then without influence. Of another mask, which is about pairs of steps, nothing is cleared."""
     if mask is None or mask.ndim != 2:
         return values
-    return jnp.where(mask.reshape(*mask.shape, *(1,) * (values.ndim - 2)), values, 0.0)
+    return jnp.where(mask.reshape(*mask.shape, *(1,) * (values.ndim - 2)), values, 0)
 
 
 def last_step_apply(params, state, x, *, key=None, train=False):
@@ -60,7 +75,7 @@ def last_step_apply(params, state, x, *, key=None, train=False):
         return values[:, -1], state
     last = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
     y = values[jnp.arange(len(last)), last]
-    return jnp.where(mask.any(axis=1).reshape(-1, *[1] * (y.ndim - 1)), y, 0.0), state
+    return jnp.where(mask.any(axis=1).reshape(-1, *[1] * (y.ndim - 1)), y, 0), state
 
 
 last_step = stateless(last_step_apply)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcnet.pairs import Network, partial
+from funcnet.pairs import Network, fix, partial
 
 
 def no_params(key: jax.Array) -> tuple[tuple[()], tuple[()]]:
@@ -19,6 +19,21 @@ def no_params(key: jax.Array) -> tuple[tuple[()], tuple[()]]:
 def stateless(apply: Callable[..., Any]) -> Network:
     """A network without parameters or state from its forward function."""
     return Network(Partial(no_params), partial(apply))
+
+
+def check_array(name, x):
+    """Whether x is no tuple of arrays, nor a `Masked` sequence, which is one too."""
+    if isinstance(x, tuple | list):
+        raise ValueError(
+            f"{name} expects an array, got {type(x).__name__}; around a layer for plain arrays put "
+            "masked(...), and behind parallel an add or concatenate"
+        )
+
+
+def check_parts(name, x):
+    """Whether x is a plain tuple of arrays, such as `parallel` gives."""
+    if type(x) not in (tuple, list) or not x:
+        raise ValueError(f"{name} expects a tuple of arrays, got {type(x).__name__}")
 
 
 def flatten_apply(params, state, x, *, key=None, train=False):
@@ -42,6 +57,7 @@ tokens = stateless(tokens_apply)
 
 
 def identity_apply(params, state, x, *, key=None, train=False):
+    check_array("identity", x)
     return jnp.asarray(x), state
 
 
@@ -49,7 +65,19 @@ identity = stateless(identity_apply)
 """y = x."""
 
 
+def shaped_apply(params, state, x, *, key=None, train=False, shape):
+    if x.shape[1:] != shape:
+        raise ValueError(f"expected x of shape [n, {', '.join(map(str, shape))}], got {x.shape}")
+    return x, state
+
+
+def shaped(shape: tuple[int, ...]) -> Network:
+    """y = x for x of shape [n, *shape]; raises `ValueError`, at trace time, for any other."""
+    return stateless(Partial(fix(shaped_apply, shape=tuple(shape))))
+
+
 def add_apply(params, state, x, *, key=None, train=False):
+    check_parts("add", x)
     if len({part.shape for part in x}) != 1:
         raise ValueError(f"add expects parts of one shape, got {[part.shape for part in x]}")
     return sum(x[1:], x[0]), state
@@ -60,6 +88,7 @@ add = stateless(add_apply)
 
 
 def multiply_apply(params, state, x, *, key=None, train=False):
+    check_parts("multiply", x)
     if len({part.shape for part in x}) != 1:
         raise ValueError(f"multiply expects parts of one shape, got {[part.shape for part in x]}")
     return math.prod(x[1:], start=x[0]), state
@@ -70,6 +99,12 @@ multiply = stateless(multiply_apply)
 
 
 def concatenate_apply(params, state, x, *, key=None, train=False):
+    check_parts("concatenate", x)
+    if len({part.shape[:-1] for part in x}) != 1:
+        raise ValueError(
+            "concatenate expects parts that differ in their last axis alone, "
+            f"got {[part.shape for part in x]}"
+        )
     return jnp.concatenate(x, axis=-1), state
 
 

@@ -100,7 +100,7 @@ MUTANTS = [
     (combine, "tied_embedding", "(dy @ table)", "(1.001 * dy @ table)"),
     (combine, "masked", "join(cleared(dx, mask), nothing)", "join(dx, nothing)"),
     (combine, "masked", "cleared(values, mask), key", "values, key"),
-    (combine, "parallel", "sum(dx[1:], dx[0])", "dx[0]"),
+    (combine, "summed", "sum(others, first)", "first"),
     (combine, "repeat", "reverse=True", "reverse=False"),
     (combine, "frozen", "pullback(dy)[1]", "dy"),
     (combine, "frozen", "jax.tree.map(jnp.zeros_like, params)", "pullback(dy)[0]"),
@@ -127,5 +127,6 @@ STEMS = {
     "add": "parallel-add",
     "concatenate": "parallel-concatenate",
     "standardise": "batch",
+    "summed": "parallel-add",
     "scale_and_bias": "layer",
 }
