@@ -13,7 +13,7 @@ import pytest
 from jax.tree_util import Partial
 
 import funcnet as fn
-from funcnet.optimizers import hand_on
+from funcnet.optimizers import Known, hand_on
 from funcnet.pairs import number, partial, unbind
 
 KEY = jax.random.key(5)
@@ -31,9 +31,8 @@ def train(optimizer, params=PARAMS, grads=GRADS):
     state = optimizer.init(params)
     for count, gradient in enumerate(grads, 1):
         weight = jnp.asarray(float(count))
-        updates, state = hand_on(
-            optimizer.update, gradient, state, params, 1.0 + 0 * weight, weight
-        )
+        known = Known(1.0 + 0 * weight, weight)
+        updates, state = hand_on(optimizer.update, gradient, state, params, known)
         params = fn.apply_updates(params, updates)
     return params, state
 
@@ -259,7 +258,7 @@ def test_update_returns_the_dtypes_it_was_given(case, dtype):
     optimizer = case.make(jnp.float32(case.values[0]))
     params, grads = jax.tree.map(lambda a: jnp.asarray(a, dtype), (PARAMS, GRADS[0]))
     state = optimizer.init(params)
-    updates, after = hand_on(optimizer.update, grads, state, params, jnp.ones(()))
+    updates, after = hand_on(optimizer.update, grads, state, params, Known(jnp.ones(())))
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     chex.assert_trees_all_equal_shapes_and_dtypes(fn.apply_updates(params, updates), params)

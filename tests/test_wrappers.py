@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from protocol import QUICK
 
 import funcnet as fn
-from funcnet.optimizers import hand_on
+from funcnet.optimizers import Known, hand_on
 from funcnet.verify_optimizer import check_contract
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "transforms.npz")
@@ -66,7 +66,7 @@ def descend(optimizer, start, values, average=False):
         count, value = inputs
         grads = jax.grad(total_loss)(params, jnp)
         grads = jax.tree.map(lambda g: (1.0 + 0.5 * jnp.cos(count)) * g, grads)
-        updates, state = hand_on(optimizer.update, grads, state, params, value)
+        updates, state = hand_on(optimizer.update, grads, state, params, Known(value))
         params = fn.apply_updates(params, updates)
         shown = fn.averaged_params(state, params) if average else params
         return (params, state), ravel_pytree(shown)[0]

@@ -14,10 +14,14 @@ from funcnet.optimizers.clipping import (
     global_norm,
 )
 from funcnet.optimizers.descent import momentum, nesterov, sgd
+from funcnet.optimizers.lbfgs import lbfgs, lbfgs_direction
 from funcnet.optimizers.partition import freeze, partition
 from funcnet.optimizers.plateau import reduce_on_plateau
 from funcnet.optimizers.rounding import kahan, state_dtype, stochastic_rounding
+from funcnet.optimizers.sharpness import as_engine, asam, sam
+from funcnet.optimizers.sophia import sophia
 from funcnet.optimizers.transforms import (
+    Known,
     add_decayed_weights,
     add_noise,
     apply_updates,
@@ -28,6 +32,7 @@ from funcnet.optimizers.transforms import (
 from funcnet.optimizers.wrappers import accumulate, cautious, skip_non_finite
 
 __all__ = [
+    "Known",
     "accumulate",
     "adagrad",
     "adam",
@@ -35,6 +40,8 @@ __all__ = [
     "add_decayed_weights",
     "add_noise",
     "apply_updates",
+    "as_engine",
+    "asam",
     "averaged_params",
     "cautious",
     "centralise",
@@ -47,14 +54,18 @@ __all__ = [
     "global_norm",
     "hand_on",
     "kahan",
+    "lbfgs",
+    "lbfgs_direction",
     "lookahead",
     "momentum",
     "nesterov",
     "partition",
     "reduce_on_plateau",
     "rmsprop",
+    "sam",
     "sgd",
     "skip_non_finite",
+    "sophia",
     "state_dtype",
     "stochastic_rounding",
     "swa",
