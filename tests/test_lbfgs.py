@@ -170,34 +170,42 @@ FORGETFUL = fn.lbfgs(2)
 
 
 @compiled
-def one_update(params, state, grads, alone):
-    """An update on a bowl, or on a loss that is finite at ones alone."""
+def one_update(params, state, grads, radius):
+    """An update on a bowl that is finite only so far away from ones."""
 
     def objective(x):
-        return jnp.where(alone & (x != 1.0).any(), jnp.nan, (x**2).sum())
+        return jnp.where(jnp.abs(x - 1.0).max() > radius, jnp.nan, (x**2).sum())
 
     return FORGETFUL.update(grads, state, params, value=(params**2).sum(), objective=objective)
 
 
 def test_where_nothing_is_lower_it_stays_and_forgets():
     start = jnp.ones(2)
-    updates, state = one_update(start, FORGETFUL.init(start), 2.0 * start, False)
+    updates, state = one_update(start, FORGETFUL.init(start), 2.0 * start, 9.0)
     np.testing.assert_allclose(updates, -np.sqrt(0.5), rtol=1e-6)
     assert state.memory.rho[-1] > 0.0
-    updates, state = one_update(start, state, 2.0 * start, True)
+    updates, state = one_update(start, state, 2.0 * start, 0.0)
     np.testing.assert_array_equal(updates, 0.0)
     assert state.evaluations == 25
     np.testing.assert_array_equal(ravel_pytree(state.memory)[0], 0.0)
 
 
+def test_a_step_is_shortened_by_orders_of_magnitude():
+    with jax.enable_x64(True):
+        start = jnp.ones(2)
+        updates, state = one_update(start, FORGETFUL.init(start), 2.0 * start, 1e-12)
+        assert 1e-14 < -float(updates[0]) <= 1e-12
+        assert state.memory.rho[-1] > 0.0
+
+
 def test_gradients_of_zero_and_not_finite():
     start = jnp.zeros(2)
-    updates, state = one_update(start, FORGETFUL.init(start), start, False)
+    updates, state = one_update(start, FORGETFUL.init(start), start, 9.0)
     np.testing.assert_array_equal(updates, 0.0)
     assert state.evaluations == 0
     for wrong in (np.nan, np.inf):
         grads = jnp.array([wrong, 1.0])
-        updates, state = one_update(start, FORGETFUL.init(start), grads, False)
+        updates, state = one_update(start, FORGETFUL.init(start), grads, 9.0)
         assert np.isnan(updates[0])
         chex.assert_tree_all_finite(state)
 
