@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.optimizers.arithmetic import narrowed, plus_scaled, scaled, wide, wide_zeros
+from funcnet.optimizers.arithmetic import dot, narrowed, plus_scaled, scaled, wide, wide_zeros
 from funcnet.optimizers.clipping import global_norm
-from funcnet.optimizers.linesearch import Point, dot, wolfe_search
+from funcnet.optimizers.linesearch import Point, wolfe_search
 from funcnet.optimizers.transforms import need_objective, need_params
+from funcnet.optimizers.wrappers import chosen
 from funcnet.pairs import Optimizer, check_count, fix, number
 
 
@@ -51,7 +52,7 @@ def remembered(memory, step, change):
     after = jax.tree.map(
         lambda kept, new: jnp.concatenate([kept[1:], new[None]]), memory, Memory(step, change, rho)
     )
-    return jax.tree.map(lambda x, y: jnp.where(good, x, y), after, memory)
+    return chosen(good, after, memory)
 
 
 def inverse_hessian_times(memory, grads):
@@ -88,7 +89,7 @@ def direction_update(grads, state, params=None):
     step = jax.tree.map(jnp.subtract, x, state.params)
     change = jax.tree.map(jnp.subtract, g, state.grads)
     pairs = remembered(state.memory, step, change)
-    pairs = jax.tree.map(lambda a, b: jnp.where(state.count > 0, a, b), pairs, state.memory)
+    pairs = chosen(state.count > 0, pairs, state.memory)
     updates = narrowed(inverse_hessian_times(pairs, g), grads)
     return updates, DirectionState(state.count + 1, x, g, pairs)
 

@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from funcnet.optimizers.arithmetic import safe_sqrt
+from funcnet.optimizers.wrappers import chosen
 
 
 class Point(NamedTuple):
@@ -24,16 +24,6 @@ class Search(NamedTuple):
     aux: Any  # what was evaluated at the low point beside value and slope
     used: Any  # int32, evaluations
     done: Any  # whether the low point satisfies the conditions
-
-
-def dot(tree, other):
-    """The real inner product of two trees."""
-    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
-    return sum((jnp.vdot(x, y).real for x, y in pairs), jnp.zeros(()))
-
-
-def chosen(which, point, other):
-    return jax.tree.map(lambda x, y: jnp.where(which, x, y), point, other)
 
 
 def cubic_minimum(a, b):
