@@ -66,7 +66,7 @@ def sam(rho=0.05, value_and_grad: Callable[..., Any] = jax.value_and_grad) -> Pa
 def asam(rho=0.5, *, eta=0.01, value_and_grad: Callable[..., Any] = jax.value_and_grad) -> Partial:
     """Adaptive SAM: the gradient at theta + rho T^2 g / |T g| with T = |theta| + eta, number by
     number, which does not change when two layers' weights are scaled against each other
-    (Kwon et al. 2021, equation 8).
+    (Kwon et al. 2021).
 
     For the rest see `sam`. The authors' code takes T = 1 for biases; here all parameters are
     alike. Neither Optax nor PyTorch has it.
