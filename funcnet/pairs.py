@@ -50,8 +50,9 @@ class Optimizer(NamedTuple):
 
     The updates are added to the parameters (`apply_updates`). They have the gradients' structure
     and dtypes, and the new state has the old one's. This is Optax's contract, so pairs of either
-    library fit into the other's `chain`. An update may take two keywords more, `value`, the loss,
-    and `weight`, what it was divided by; who has them hands them on to those that take them.
+    library fit into the other's `chain`. An update may take three keywords more, `value`, the loss,
+    `weight`, what it was divided by, and `objective`, a function params -> loss of this very batch
+    with this very key; who has them hands them on to those that take them.
     """
 
     init: Callable[..., Tree]

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.optimizers import apply_updates, global_norm, hand_on
+from funcnet.optimizers import Known, apply_updates, as_engine, global_norm, hand_on
 from funcnet.optimizers.descent import learning_rates
-from funcnet.pairs import Optimizer, Task, Trainer, Tree, check_count, fix, partial
+from funcnet.pairs import Optimizer, Task, Trainer, Tree, check_count, partial
 from funcnet.shuffle import batch_indices
 
 
@@ -47,17 +47,23 @@ def trainer_init(key, *, task_init, optimizer_init):
 def trainer_step(run_state, batch, *, loss, update, value_and_grad):
     params, state, opt_state, step, key = run_state
     _, noise_key = run_keys(key)
-    (value, (state, metrics)), grads = value_and_grad(loss, has_aux=True)(
-        params, state, batch, key=jax.random.fold_in(noise_key, step), train=True
+    step_key = jax.random.fold_in(noise_key, step)
+    (value, (new_state, metrics)), grads = value_and_grad(loss, has_aux=True)(
+        params, state, batch, key=step_key, train=True
     )
     if taken := sorted(set(metrics) & {"loss", "gradient_norm", "learning_rate"}):
         raise ValueError(f"the trainer itself reports {taken}: a task's metrics need other names")
-    updates, opt_state = hand_on(update, grads, opt_state, params, value, metrics.get("weight"))
+
+    def objective(params):
+        return loss(params, state, batch, key=step_key, train=True)[0]
+
+    known = Known(value, metrics.get("weight"), objective)
+    updates, opt_state = hand_on(update, grads, opt_state, params, known)
     metrics = {**metrics, "loss": value, "gradient_norm": global_norm(grads)}
     if rates := learning_rates(opt_state):
         metrics["learning_rate"] = rates[-1]
     params = apply_updates(params, updates)
-    return RunState(params, state, opt_state, step + 1, key), metrics
+    return RunState(params, new_state, opt_state, step + 1, key), metrics
 
 
 def trainer(
@@ -67,10 +73,11 @@ def trainer(
 
     The metrics of a step are the task's, `"loss"`, `"gradient_norm"` (of the loss, before any
     clipping) and, where the optimizer's state has a `learning_rate`, the rate that it used (the
-    last of several). An update that takes `value` or `weight` is handed the loss, and the task's
-    metric `"weight"`, what the loss was divided by. `value_and_grad(loss, has_aux=True)` may be any
-    other engine than JAX's, such as `chain_rule.value_and_grad`; make a `functools.partial` of one
-    once and reuse it.
+    last of several). An update that takes `value`, `weight` or `objective` is handed the loss, the
+    task's metric `"weight"`, what the loss was divided by, and the loss as a function of the
+    parameters, of this batch with this key. `value_and_grad(loss, has_aux=True)` may be any other
+    engine than JAX's, such as `chain_rule.value_and_grad` or `sam(rho)`, a Partial whose numbers
+    are the trainer's too; make a `functools.partial` of one once and reuse it.
     """
     if not isinstance(task, Task):
         raise TypeError(f"trainer expects a Task, such as supervised(network, loss), got {task!r}")
@@ -87,9 +94,10 @@ def trainer(
     return Trainer(
         Partial(trainer_init, task_init=partial(task.init), optimizer_init=partial(init)),
         Partial(
-            fix(trainer_step, value_and_grad=value_and_grad),
+            trainer_step,
             loss=partial(task.loss),
             update=partial(update),
+            value_and_grad=as_engine(value_and_grad),
         ),
     )
 

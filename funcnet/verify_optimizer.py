@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funcnet.optimizers import apply_updates, hand_on
+from funcnet.numerics import widen
+from funcnet.optimizers import Known, apply_updates, hand_on
 from funcnet.pairs import Optimizer, Tree, partial
 
 SCALES = (1.0, 0.9, 0.8)
@@ -46,6 +47,19 @@ def example_grads(params, steps):
     return jax.tree.map(waves, params)
 
 
+def known_of(loss, grads, params):
+    """A weight of 1, and as the objective the bowl that has this loss and gradient at `params`."""
+
+    def bowl(moved):
+        total = loss
+        for leaf, p, g in zip(*map(jax.tree.leaves, (moved, params, grads)), strict=True):
+            way = widen(leaf) - widen(p)
+            total += (jnp.vdot(widen(g), way) + 0.5 * jnp.vdot(way, way)).real
+        return total
+
+    return Known(loss, jnp.ones_like(loss), bowl)
+
+
 def path_of(optimizer, params, grads):
     """(the first updates, the parameters at the end) under the given gradients."""
 
@@ -53,9 +67,8 @@ def path_of(optimizer, params, grads):
         params, state = carry
         index, gradient = inputs
         loss = 1.0 / (1.0 + index)
-        updates, state = hand_on(
-            optimizer.update, gradient, state, params, loss, jnp.ones_like(loss)
-        )
+        known = known_of(loss, gradient, params)
+        updates, state = hand_on(optimizer.update, gradient, state, params, known)
         return (apply_updates(params, updates), state), updates
 
     count = jnp.arange(jax.tree.leaves(grads)[0].shape[0], dtype=float)
@@ -92,8 +105,8 @@ def check_contract(optimizer, params, what):
     def once(params):
         state = optimizer.init(params)
         grads = jax.tree.map(lambda p: jnp.ones(p.shape, p.dtype), params)
-        loss = jnp.ones(())
-        return grads, state, hand_on(optimizer.update, grads, state, params, loss, loss)
+        known = known_of(jnp.ones(()), grads, params)
+        return grads, state, hand_on(optimizer.update, grads, state, params, known)
 
     try:
         grads, state, (updates, new_state) = jax.eval_shape(once, params)
@@ -216,7 +229,8 @@ def check_optimizer(
     gradients of 0 give finite updates, and a NaN stays one, or is skipped with an update of 0. Its
     numbers are varied by `make(value)` for each of `values`, or else multiplied by 0.9 and 0.8.
     `params` replaces the example tree; of complex leaves in it the updates must turn with the
-    gradients. The loss and a weight of 1 are handed to an update that takes them.
+    gradients. The loss, a weight of 1 and an objective, a bowl that has the gradient given, are
+    handed to an update that takes them.
 
     `least_progress` is the fraction of float32's way that bfloat16 parameters, all 1, must go in
     200 updates by gradients of 1: none at a rate of 1e-3 by plain rounding, whatever the optimizer;

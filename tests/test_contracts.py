@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 import funcnet as fn
 from funcnet.optimizers import hand_on
 from funcnet.pairs import number, partial, unbind
+from funcnet.verify_optimizer import known_of
 
 KEY = jax.random.key(5)
 PARAMS = {"a": np.linspace(0.5, 1.5, 6).reshape(2, 3), "b": np.array([-0.7, 0.4, 0.2])}
@@ -34,8 +35,8 @@ def train(optimizer, params=PARAMS, grads=GRADS):
     def step(carry, inputs):
         params, state = carry
         gradient, weight = inputs
-        loss = jnp.ones_like(weight)
-        updates, state = hand_on(optimizer.update, gradient, state, params, loss, weight)
+        known = known_of(jnp.ones_like(weight), gradient, params)._replace(weight=weight)
+        updates, state = hand_on(optimizer.update, gradient, state, params, known)
         return (fn.apply_updates(params, updates), state), None
 
     grads = jax.tree.map(lambda *each: jnp.stack(each), *grads)
@@ -83,6 +84,11 @@ def use_schedule(schedule):
 def use_task(task):
     params, state = task.init(KEY)
     return task.loss(params, state, (jnp.asarray(X, float), LABELS), key=KEY, train=True)[0]
+
+
+def use_engine(engine):
+    params = jax.tree.map(lambda a: jnp.asarray(a, float), PARAMS)
+    return total_sine(engine(total_sine)(params)[1])
 
 
 def use_trainer(trainer):
@@ -366,8 +372,17 @@ CASES = [
         use_optimizer,
         3,
     ),
+    Case(
+        "sophia",
+        lambda v: fn.sophia(v, 1 - v, 1 - v, gamma=90 * v, eps=v, weight_decay=v, every=2),
+        use_optimizer,
+        6,
+        flat=1,
+    ),
     Case("supervised", task, use_task, 2),
     Case("trainer", lambda v: fn.trainer(task(v), fn.adam(v, eps=v)), use_trainer, 6),
+    Case("sam", fn.sam, use_engine, 1),
+    Case("asam", lambda v: fn.asam(v, eta=v), use_engine, 2),
 ]
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -449,7 +464,9 @@ def test_update_returns_the_dtypes_it_was_given(case, dtype):
     optimizer = case.make(jnp.float32(case.values[0]))
     params, grads = jax.tree.map(lambda a: jnp.asarray(a, dtype), (PARAMS, GRADS[0]))
     state = optimizer.init(params)
-    updates, after = hand_on(optimizer.update, grads, state, params, jnp.ones(()))
+    updates, after = hand_on(
+        optimizer.update, grads, state, params, known_of(jnp.ones(()), grads, params)
+    )
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     chex.assert_trees_all_equal_shapes_and_dtypes(fn.apply_updates(params, updates), params)
@@ -535,7 +552,7 @@ CONSTRUCTORS += [fn.schedule_free_sgd, fn.sign_sgd, fn.signum]
 CONSTRUCTORS += [fn.clip_by_value, fn.clip_by_block_norm, fn.adaptive_clip, fn.add_noise, fn.ema]
 CONSTRUCTORS += [fn.swa, fn.lookahead, fn.accumulate, fn.skip_non_finite, fn.cautious, fn.kahan]
 CONSTRUCTORS += [fn.stochastic_rounding, fn.state_dtype, fn.partition, fn.reduce_on_plateau]
-CONSTRUCTORS += [fn.warmup_cosine, fn.inverse_time, fn.dense, fn.mlp]
+CONSTRUCTORS += [fn.lbfgs, fn.lbfgs_direction, fn.sophia, fn.sam, fn.asam]
 
 
 @pytest.mark.parametrize("constructor", CONSTRUCTORS, ids=lambda c: c.__name__)

@@ -14,7 +14,7 @@ from golden.problems import JOINT_SNAPSHOTS, JOINT_STEPS, PROBLEMS, plateau, tot
 from jax.flatten_util import ravel_pytree
 
 import funcnet as fn
-from funcnet.optimizers import hand_on
+from funcnet.optimizers import Known, hand_on
 from funcnet.optimizers.rounding import to_bfloat16
 from funcnet.verify_optimizer import check_contract
 
@@ -66,7 +66,7 @@ def descend(optimizer, start, values, averaged):
         count, value = inputs
         grads = jax.grad(total_loss)(params, jnp)
         grads = jax.tree.map(lambda g: (1.0 + 0.5 * jnp.cos(count)) * g, grads)
-        updates, state = hand_on(optimizer.update, grads, state, params, value)
+        updates, state = hand_on(optimizer.update, grads, state, params, Known(value))
         params = fn.apply_updates(params, updates)
         average = fn.averaged_params(state, params) if averaged else params
         return (params, state), (ravel_pytree(params)[0], ravel_pytree(average)[0])
@@ -310,7 +310,7 @@ def all_updates(optimizer, params, grads, losses):
 
     def step(state, inputs):
         gradient, loss = inputs
-        updates, state = hand_on(optimizer.update, gradient, state, params, loss)
+        updates, state = hand_on(optimizer.update, gradient, state, params, Known(loss))
         return state, updates
 
     state, updates = jax.lax.scan(step, optimizer.init(params), (grads, losses))

@@ -51,13 +51,17 @@ from funcnet.optimizers.decay import decoupled_decay
 from funcnet.optimizers.descent import momentum, nesterov, sgd
 from funcnet.optimizers.free import prodigy
 from funcnet.optimizers.layerwise import adafactor, lamb, relative_step
+from funcnet.optimizers.lbfgs import lbfgs, lbfgs_direction
 from funcnet.optimizers.moments import adamax, adamw, amsgrad, nadam, radam
 from funcnet.optimizers.partition import freeze, partition
 from funcnet.optimizers.plateau import reduce_on_plateau
 from funcnet.optimizers.rounding import kahan, state_dtype, stochastic_rounding
+from funcnet.optimizers.sharpness import as_engine, asam, sam
 from funcnet.optimizers.sign import lion, rprop, sign_sgd, signum
+from funcnet.optimizers.sophia import sophia
 from funcnet.optimizers.successors import adan, ademamix, adopt
 from funcnet.optimizers.transforms import (
+    Known,
     add_decayed_weights,
     add_noise,
     apply_updates,
@@ -68,6 +72,7 @@ from funcnet.optimizers.transforms import (
 from funcnet.optimizers.wrappers import accumulate, cautious, skip_non_finite
 
 __all__ = [
+    "Known",
     "accumulate",
     "adadelta",
     "adafactor",
@@ -83,6 +88,8 @@ __all__ = [
     "adopt",
     "amsgrad",
     "apply_updates",
+    "as_engine",
+    "asam",
     "averaged_params",
     "averaged_sgd",
     "cautious",
@@ -98,6 +105,8 @@ __all__ = [
     "hand_on",
     "kahan",
     "lamb",
+    "lbfgs",
+    "lbfgs_direction",
     "lion",
     "lookahead",
     "momentum",
@@ -110,6 +119,7 @@ __all__ = [
     "relative_step",
     "rmsprop",
     "rprop",
+    "sam",
     "schedule_free_adamw",
     "schedule_free_eval",
     "schedule_free_sgd",
@@ -117,6 +127,7 @@ __all__ = [
     "sign_sgd",
     "signum",
     "skip_non_finite",
+    "sophia",
     "state_dtype",
     "stochastic_rounding",
     "swa",

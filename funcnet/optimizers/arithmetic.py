@@ -52,6 +52,12 @@ def plus_scaled(tree, coefficient, other):
     )
 
 
+def dot(tree, other):
+    """The real inner product of two trees."""
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    return sum((jnp.vdot(x, y).real for x, y in pairs), jnp.zeros(()))
+
+
 def moving_average(average, fraction, tree):
     """average + fraction * (x - average): decay 1 - fraction, in the dtype of the average.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import bias_correction, moving_average, narrowed, one_minus, wide
-from funcnet.optimizers.transforms import apply_updates, hand_on, members, need_params
+from funcnet.optimizers.transforms import Known, apply_updates, hand_on, members, need_params
 from funcnet.pairs import Optimizer, check_count, fix, number
 
 
@@ -23,9 +23,12 @@ def averaged_init(params, *, init):
     return AveragedState(jnp.zeros((), jnp.int32), init(params), average)
 
 
-def averaged_update(grads, state, params=None, *, update, share, value=None, weight=None):
+def averaged_update(
+    grads, state, params=None, *, update, share, value=None, weight=None, objective=None
+):
     need_params("an average of the parameters", params)
-    updates, inner = hand_on(update, grads, state.inner, params, value, weight)
+    known = Known(value, weight, objective)
+    updates, inner = hand_on(update, grads, state.inner, params, known)
     count = state.count + 1
     average = moving_average(state.average, share(count), wide(apply_updates(params, updates)))
     return updates, AveragedState(count, inner, average)
@@ -77,10 +80,11 @@ def swa(optimizer: Optimizer, start: int, *, every: int = 1) -> Optimizer:
 
 
 def lookahead_update(
-    grads, state, params=None, *, update, step_size, every, value=None, weight=None
+    grads, state, params=None, *, update, step_size, every, value=None, weight=None, objective=None
 ):
     need_params("lookahead", params)
-    updates, inner = hand_on(update, grads, state.inner, params, value, weight)
+    known = Known(value, weight, objective)
+    updates, inner = hand_on(update, grads, state.inner, params, known)
     count = state.count + 1
     due = count % every == 0
     fast = wide(apply_updates(params, updates))

@@ -4,13 +4,24 @@ from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import narrowed, plus_scaled, wide
 from funcnet.optimizers.descent import learning_rates
-from funcnet.pairs import Optimizer, number, partial
+from funcnet.optimizers.transforms import Known, hand_on, members, need_params
+from funcnet.pairs import Optimizer, number
 
 
-def decoupled_update(grads, state, params=None, *, update, weight_decay):
-    if params is None:
-        raise ValueError("decoupled_decay needs the parameters: update(grads, state, params)")
-    updates, state = update(wide(grads), state, params)
+def decoupled_update(
+    grads,
+    state,
+    params=None,
+    *,
+    update,
+    weight_decay,
+    value=None,
+    weight=None,
+    objective=None,
+):
+    need_params("decoupled_decay", params)
+    known = Known(value, weight, objective)
+    updates, state = hand_on(update, wide(grads), state, params, known)
     rates = learning_rates(state)
     if not rates:
         raise ValueError(
@@ -29,14 +40,6 @@ def decoupled_decay(optimizer: Optimizer, weight_decay) -> Optimizer:
     Optax's `add_decayed_weights` between the direction and the rate, as its `adamaxw` and `nadamw`
     have it. `chain(add_decayed_weights(rate), optimizer)` is L2.
     """
-    if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
-        raise TypeError(f"decoupled_decay expects an optimizer, got {optimizer!r}")
-    init, update = optimizer
-    return Optimizer(
-        partial(init),
-        Partial(
-            decoupled_update,
-            update=partial(update),
-            weight_decay=number("weight_decay", weight_decay),
-        ),
-    )
+    init, update = members("decoupled_decay", optimizer)
+    decay = number("weight_decay", weight_decay)
+    return Optimizer(init, Partial(decoupled_update, update=update, weight_decay=decay))

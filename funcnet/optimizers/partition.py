@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcnet.optimizers.labels import as_labels, labels_of
-from funcnet.optimizers.transforms import hand_on, members, stateless_init
+from funcnet.optimizers.transforms import Known, hand_on, members, stateless_init
 from funcnet.pairs import Optimizer, fix
 
 
@@ -24,14 +24,30 @@ def partition_init(params, *, inits, labels):
     return {name: init(part(params, found, name)) for name, init in inits.items()}
 
 
-def partition_update(grads, state, params=None, *, updates, labels, value=None, weight=None):
+def of_part(objective, params, labels, name):
+    """The objective as a function of the leaves with this label, the others as they are."""
+    if objective is None or params is None:
+        return None
+    leaves, structure = jax.tree.flatten(params)
+
+    def objective_of_part(own):
+        moved = iter(jax.tree.leaves(own))
+        pairs = zip(leaves, labels, strict=True)
+        whole = [next(moved) if label == name else leaf for leaf, label in pairs]
+        return objective(structure.unflatten(whole))
+
+    return objective_of_part
+
+
+def partition_update(
+    grads, state, params=None, *, updates, labels, value=None, weight=None, objective=None
+):
     found = labels_of("partition", labels, grads, tuple(updates))
     moved, states = {}, {}
     for name, update in updates.items():
         own = None if params is None else part(params, found, name)
-        new, states[name] = hand_on(
-            update, part(grads, found, name), state[name], own, value, weight
-        )
+        known = Known(value, weight, of_part(objective, params, found, name))
+        new, states[name] = hand_on(update, part(grads, found, name), state[name], own, known)
         moved[name] = iter(jax.tree.leaves(new))
     leaves = [next(moved[name]) for name in found]
     return jax.tree.structure(grads).unflatten(leaves), states

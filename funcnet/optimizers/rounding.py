@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 from funcnet.numerics import widen
 from funcnet.optimizers.arithmetic import narrowed, wide
-from funcnet.optimizers.transforms import hand_on, members, need_params
+from funcnet.optimizers.transforms import Known, hand_on, members, need_params
 from funcnet.pairs import Optimizer, check_count, fix
 
 
@@ -32,9 +32,17 @@ def rounded(x, dtype):
     return lax.reduce_precision(x, limits.nexp, limits.nmant)
 
 
-def kahan_update(grads, state, params=None, *, update, value=None, weight=None):
+def of_wide(objective, params):
+    """The objective as a function of parameters in float32 at least."""
+    if objective is None:
+        return None
+    return lambda wide: objective(narrowed(wide, params))
+
+
+def kahan_update(grads, state, params=None, *, update, value=None, weight=None, objective=None):
     need_params("kahan", params)
-    updates, inner = hand_on(update, wide(grads), state.inner, wide(params), value, weight)
+    known = Known(value, weight, of_wide(objective, params))
+    updates, inner = hand_on(update, wide(grads), state.inner, wide(params), known)
 
     def compensated(u, c, p):
         y = u + widen(c)
@@ -82,9 +90,12 @@ def to_bfloat16(x, key):
     return jnp.where(jnp.isfinite(x), upper, x)
 
 
-def stochastic_update(grads, state, params=None, *, update, value=None, weight=None):
+def stochastic_update(
+    grads, state, params=None, *, update, value=None, weight=None, objective=None
+):
     need_params("stochastic_rounding", params)
-    updates, inner = hand_on(update, wide(grads), state.inner, wide(params), value, weight)
+    known = Known(value, weight, of_wide(objective, params))
+    updates, inner = hand_on(update, wide(grads), state.inner, wide(params), known)
     key = jax.random.fold_in(state.key, state.count)
     leaves, structure = jax.tree.flatten(updates)
     steps = []
@@ -142,9 +153,11 @@ def state_dtype_init(params, *, init, slots):
     return kept(state, dict(slots))
 
 
-def state_dtype_update(grads, state, params=None, *, update, slots, value=None, weight=None):
+def state_dtype_update(
+    grads, state, params=None, *, update, slots, value=None, weight=None, objective=None
+):
     opened = kept(state, {name: jnp.promote_types(dtype, jnp.float32) for name, dtype in slots})
-    updates, state = hand_on(update, grads, opened, params, value, weight)
+    updates, state = hand_on(update, grads, opened, params, Known(value, weight, objective))
     return updates, kept(state, dict(slots))
 
 

@@ -29,10 +29,22 @@ def takes(update, name):
     return name not in bound and (name in parameters or any_name)
 
 
-def hand_on(update, grads, state, params=None, value=None, weight=None):
-    """The update, with the loss's value and its weight, where known, if it takes them."""
-    known = {"value": value, "weight": weight}
-    wanted = {name: x for name, x in known.items() if x is not None and takes(update, name)}
+class Known(NamedTuple):
+    """What else than its gradient is known of a step, each by the keyword of updates that take it,
+    and None where it is not."""
+
+    value: Any = None  # the loss
+    weight: Any = None  # what the loss was divided by
+    objective: Any = None  # params -> loss, of this very batch with this very key
+
+
+NOTHING = Known()
+
+
+def hand_on(update, grads, state, params=None, known: Known = NOTHING):
+    """The update, with what else is known, if it takes it: a choice by its signature."""
+    items = known._asdict().items()
+    wanted = {name: x for name, x in items if x is not None and takes(update, name)}
     return update(grads, state, params, **wanted)
 
 
@@ -48,14 +60,26 @@ def need_params(name, params):
         raise ValueError(f"{name} needs the parameters: update(grads, state, params)")
 
 
+def need_objective(name, objective, params):
+    """Of real parameters: a direction in complex ones is not what `jax.grad` gives."""
+    if any(map(jnp.iscomplexobj, jax.tree.leaves(params))):
+        raise ValueError(f"{name} expects real parameters, got complex ones")
+    if objective is None:
+        raise ValueError(
+            f"{name} needs the objective, params -> loss of this batch: "
+            "update(grads, state, params, objective=objective). trainer offers it, and chain and "
+            "the wrappers hand it on, but for accumulate, whose update is of several batches"
+        )
+
+
 def chain_init(params, *, inits):
     return tuple(init(params) for init in inits)
 
 
-def chain_update(grads, state, params=None, *, updates, value=None, weight=None):
-    states = []
+def chain_update(grads, state, params=None, *, updates, value=None, weight=None, objective=None):
+    states, known = [], Known(value, weight, objective)
     for update, member_state in zip(updates, state, strict=True):
-        grads, member_state = hand_on(update, grads, member_state, params, value, weight)
+        grads, member_state = hand_on(update, grads, member_state, params, known)
         states.append(member_state)
     return grads, tuple(states)
 
@@ -64,7 +88,7 @@ def chain(*optimizers: Optimizer) -> Optimizer:
     """Each optimizer's updates are the next one's gradients; the state is the tuple of theirs.
 
     `chain(clip_by_global_norm(1.0), adam(1e-3))` clips, then takes Adam's step. The loss's value
-    and weight reach those that take them.
+    and weight, and the objective, reach those that take them.
     """
     for index, optimizer in enumerate(optimizers):
         if not (isinstance(optimizer, tuple) and len(optimizer) == 2):

@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 
 from funcnet.numerics import widen
 from funcnet.optimizers.arithmetic import narrowed, plus_scaled, scaled, wide_zeros
-from funcnet.optimizers.transforms import apply_updates, hand_on, members
+from funcnet.optimizers.transforms import Known, apply_updates, hand_on, members
 from funcnet.pairs import Optimizer, check_count, fix, number
 
 
@@ -43,8 +43,8 @@ def accumulate_update(grads, state, params=None, *, update, every, value=None, w
     def due():
         divisor = jnp.where(summed == 0.0, 1.0, summed)
         mean = narrowed(scaled(1.0 / divisor, total), grads)
-        known = None if value is None else loss / divisor
-        updates, inner = hand_on(update, mean, state.inner, params, known, summed)
+        mean_loss = None if value is None else loss / divisor
+        updates, inner = hand_on(update, mean, state.inner, params, Known(mean_loss, summed))
         zero = jnp.zeros_like(summed)
         return updates, (zero, jnp.zeros_like(loss), jax.tree.map(jnp.zeros_like, total), inner)
 
@@ -63,9 +63,10 @@ def accumulate(optimizer: Optimizer, every: int) -> Optimizer:
     The weight w_k is what the loss was divided by, `update(..., weight=w)`, and 1 where it is not
     given; `trainer` hands on the task's metric `"weight"`. So the update is that of the whole
     batch, exactly, also where micro-batches have unequal weights or masks. `every` is a choice,
-    part of the structure. In a sweep, too, the optimizer does not run while it waits. Optax's
-    `MultiSteps` takes the mean with equal weights or the sum, and computes the optimizer's update
-    each time. Put `skip_non_finite` inside, not around it: around, the count is each member's own.
+    part of the structure. In a sweep, too, the optimizer does not run while it waits. It does not
+    get the objective, which is of one batch. Optax's `MultiSteps` takes the mean with equal weights
+    or the sum, and computes the optimizer's update each time. Put `skip_non_finite` inside, not
+    around it: around, the count is each member's own.
     """
     init, update = members("accumulate", optimizer)
     return Optimizer(
@@ -106,11 +107,12 @@ def spoilt(before, after):
     return lost
 
 
-def skip_update(grads, state, params=None, *, update, value=None, weight=None):
+def skip_update(grads, state, params=None, *, update, value=None, weight=None, objective=None):
     arrived = all_finite((grads, value))
     # Zeros go in where anything is wrong, or derivatives of the branch not taken would be NaN.
     sound = chosen(arrived, grads, jax.tree.map(jnp.zeros_like, grads))
-    updates, inner = hand_on(update, sound, state.inner, params, value, weight)
+    known = Known(value, weight, objective)
+    updates, inner = hand_on(update, sound, state.inner, params, known)
     after = updates if params is None else apply_updates(params, updates)
     good = arrived & all_finite((updates, after)) & ~spoilt(state.inner, inner)
     updates = chosen(good, updates, jax.tree.map(jnp.zeros_like, updates))
@@ -133,8 +135,10 @@ def skip_non_finite(optimizer: Optimizer) -> Optimizer:
     return Optimizer(Partial(skip_init, init=init), Partial(skip_update, update=update))
 
 
-def cautious_update(grads, state, params=None, *, update, shift, value=None, weight=None):
-    updates, state = hand_on(update, grads, state, params, value, weight)
+def cautious_update(
+    grads, state, params=None, *, update, shift, value=None, weight=None, objective=None
+):
+    updates, state = hand_on(update, grads, state, params, Known(value, weight, objective))
 
     def masked(u, g):
         agrees = (widen(u) * jnp.conj(widen(g))).real < 0.0

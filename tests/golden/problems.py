@@ -79,3 +79,23 @@ def plateau(step):
 
 JOINT_STEPS = 30
 JOINT_SNAPSHOTS = (1, 2, 3, 4, 5, 8, 12, 20, 30)
+
+CURVATURES = (8.0, 2.0, 0.5, 0.01, -0.3)
+
+
+def separate_bowls(x, xp):
+    """sum_i c_i (x_i - i / 2)^2 / 2: a diagonal Hessian, of which one number is negative."""
+    curvature = xp.asarray(CURVATURES, dtype=xp.float64)
+    return 0.5 * (curvature * (x - 0.5 * xp.arange(5, dtype=xp.float64)) ** 2).sum()
+
+
+separate = Problem([1.0, -1.0, 2.0, 0.5, 1.5], separate_bowls)
+CURVATURE_STEPS = 20
+SOPHIA = {  # by Optax's keywords
+    "every": {"learning_rate": 0.1, "b1": 0.9, "b2": 0.8, "gamma": 0.3, "weight_decay": 0.0,
+              "update_interval": 1},
+    "every third": {"learning_rate": 0.1, "b1": 0.965, "b2": 0.99, "gamma": 2.0, "eps": 0.05,
+                    "weight_decay": 0.2, "update_interval": 3},
+}  # fmt: skip
+GOALS = {"quadratic": 1e-10, "rosenbrock": 1e-12, "regression": 1e-5}
+"""Losses that searches must come down to."""
