@@ -6,6 +6,8 @@ inside the gradient: `chain(add_decayed_weights(rate), adam(...))`.
 
 from funcnet.optimizers.adaptive import adagrad, adam, rmsprop
 from funcnet.optimizers.descent import momentum, nesterov, sgd
+from funcnet.optimizers.matrix import flattened, muon
+from funcnet.optimizers.shampoo import shampoo, soap
 from funcnet.optimizers.transforms import (
     add_decayed_weights,
     apply_updates,
@@ -21,9 +23,13 @@ __all__ = [
     "apply_updates",
     "chain",
     "clip_by_global_norm",
+    "flattened",
     "global_norm",
     "momentum",
+    "muon",
     "nesterov",
     "rmsprop",
     "sgd",
+    "shampoo",
+    "soap",
 ]
