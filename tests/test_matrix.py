@@ -142,23 +142,22 @@ TUNED = {
 }
 """Leaves, and a constructor of one number from which all of its numbers derive."""
 
-PARAMS = {"wide": np.linspace(0.5, 1.5, 6).reshape(2, 3), "dead": np.ones((2, 2))}
-ALIVE = {"wide": np.ones((2, 3)), "dead": np.zeros((2, 2))}
-RANK_ONE = {name: np.outer(*map(np.arange, a.shape)) + 0.0 for name, a in ALIVE.items()}
+PARAMS = np.linspace(0.5, 1.5, 12).reshape(2, 2, 3)
+ALIVE = np.ones((2, 2, 3)) * [[[1.0]], [[0.0]]]  # the second matrix never has a gradient
+RANK_ONE = np.ones((2, 2, 3)) * np.arange(3.0)
 
 
-def outcome(optimizer, shape, slope):
-    """Of five steps along cos(slope p + t), in `shape`."""
+def outcome(optimizer, size, slope):
+    """Of five steps along size * cos(slope p + t)."""
 
     def step(carry, t):
         params, state = carry
-        grads = jax.tree.map(lambda p, a: a * jnp.cos(slope * p + t), params, shape)
-        updates, state = optimizer.update(grads, state, params)
+        updates, state = optimizer.update(size * jnp.cos(slope * params + t), state, params)
         return (fn.apply_updates(params, updates), state), None
 
-    params = jax.tree.map(lambda p: jnp.asarray(p, float), PARAMS)
+    params = jnp.asarray(PARAMS, float)
     (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(5.0))
-    return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(params))
+    return jnp.sin(params).sum()
 
 
 @pytest.mark.parametrize("name", TUNED)
@@ -222,26 +221,18 @@ def four_steps(optimizer, grads):
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_matrices_are_a_batch_in_any_dtype_and_dead_ones_stay(name):
     """The state keeps its structure and dtypes in `scan`, 16-bit updates are those of float32."""
-    stack = jnp.asarray(STACK, jnp.bfloat16)
-    wide = stack.astype(jnp.float32)
-    grads = {
-        "stack": wide,
-        "one": wide[0],
-        "other": wide[1],
-        "narrow": stack,
-        "dead": jnp.zeros((3, 5)),
-        "rank one": jnp.outer(jnp.arange(3.0), jnp.arange(4.0)),
-        "none": (),
-    }
+    rank_one, dead = np.ones((4, 3)) * np.arange(3.0), np.zeros((4, 3))
+    narrow = jnp.asarray(np.stack([*STACK, rank_one, dead]), jnp.bfloat16)
+    wide = narrow.astype(jnp.float32)
+    grads = {"stack": wide, "one": wide[0], "other": wide[1], "narrow": narrow, "none": ()}
     found = four_steps(DEFAULTS[name], grads)
     chex.assert_tree_all_finite(found)
+    stack, narrow = found["stack"], found["narrow"].astype(jnp.float32)
     loop = jnp.stack([found["one"], found["other"]], 1)
-    np.testing.assert_allclose(found["stack"], loop, rtol=1e-5, atol=1e-6)
-    narrow = found["narrow"].astype(jnp.float32)
-    largest = jnp.abs(found["stack"]).max()
-    np.testing.assert_allclose(narrow, found["stack"], rtol=0.01, atol=0.005 * largest)
-    assert not found["dead"].any()
-    assert jnp.abs(found["rank one"]).max() < 1.0
+    np.testing.assert_allclose(stack[:, :2], loop, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(narrow, stack, rtol=0.01, atol=0.005 * jnp.abs(stack).max())
+    assert not stack[:, 3].any()
+    assert jnp.abs(stack[:, 2]).max() < 1.0
 
 
 def test_flattened_takes_a_kernel_as_one_matrix():
@@ -335,11 +326,11 @@ def test_derivatives_of_matrix_functions(name):
     ids=["muon", "shampoo", "soap"],
 )
 def test_digits_are_learnt(optimizer):
-    network = fn.serial(fn.dense(64, 24, bias_init=None), fn.relu, fn.dense(24, 10, bias_init=None))
+    network = fn.serial(fn.dense(64, 16, bias_init=None), fn.relu, fn.dense(16, 10, bias_init=None))
     trainer = fn.trainer(fn.supervised(network, fn.cross_entropy), optimizer)
-    run = functools.partial(fn.run, steps=150, batch_size=64)
+    run = functools.partial(fn.run, steps=150, batch_size=32)
     result = jax.jit(run)(trainer, fn.datasets.digits()[0], jax.random.key(0))
-    assert result.loss[-20:].mean() < 0.1
+    assert result.loss[-20:].mean() < 0.15
 
 
 WRONG = [
