@@ -1,12 +1,15 @@
 """What a step of Muon and of SOAP costs on CPU, for the matrices of a small transformer.
 
-    pip install -e . optax torch && python benchmarks/matrix.py [--layers 12] [--json FILE]
+    pip install -e . optax torch
+    OPENBLAS_NUM_THREADS=1 python benchmarks/matrix.py [--layers 12] [--json FILE]
 
 A layer has matrices of [256, 1024], [1024, 256] and four of [256, 256]. Optax's Muon and ours
 iterate in float32, PyTorch's in bfloat16; PyTorch has no SOAP, so its contestant is the authors'
 rule written out below. A step of SOAP is the mean over `EVERY`, one of which takes new bases; and
 with `every=10_000` what it costs without. The contestants are first shown to take the same
-steps, then timed in turn; quoted are each round's ratios.
+steps, then timed in turn; quoted are each round's ratios. The variable is for JAX's decompositions:
+where other programs run too, OpenBLAS's second thread has been seen to make a QR of [256, 256]
+take 1.9 s in place of 1.5 ms.
 """
 
 import argparse
