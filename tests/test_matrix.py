@@ -200,6 +200,7 @@ DEFAULTS = {
     "shampoo": fn.shampoo(0.1, every=2),
     "shampoo, averaged": fn.shampoo(0.1, 0.9, momentum=0.9),
     "soap": fn.soap(0.1, weight_decay=0.0, every=2),
+    "grafted": fn.graft(fn.sgd(0.1), fn.muon(1.0)),
 }
 STACK = np.sin(np.arange(24.0) ** 1.2).reshape(2, 4, 3)
 
@@ -242,6 +243,20 @@ def test_flattened_takes_a_kernel_as_one_matrix():
     np.testing.assert_array_equal(kernel.reshape(8, 3), matrix)
     expected, _ = first_update(fn.muon(0.1), grads[1:])
     np.testing.assert_allclose(matrix, expected[0], rtol=1e-5)
+
+
+def test_graft_is_as_long_as_one_and_along_the_other():
+    grads = [jnp.asarray(STACK, jnp.float32), jnp.arange(3.0), jnp.float32(0.0)]
+    updates, state = first_update(fn.graft(fn.sgd(0.1), fn.sgd(-7.0)), grads)
+    chex.assert_trees_all_close(updates, jax.tree.map(lambda g: 0.1 * g, grads), rtol=1e-6)
+    assert [float(x) for x in state[1]] == [1, np.float32(0.1)]
+    lengths, along = (
+        jnp.linalg.norm(first_update(optimizer, grads[:1])[0][0], axis=(1, 2))
+        for optimizer in (fn.graft(fn.adam(0.1), fn.muon(1.0)), fn.adam(0.1))
+    )
+    np.testing.assert_allclose(lengths, along, rtol=1e-5)
+    leaves = jax.tree.leaves(fn.graft(fn.sgd(0.1), fn.momentum(1, 0.9)))
+    assert sorted(leaves) == [0.0, 0.1, 0.9, 1.0]
 
 
 def primitives(jaxpr, inside=False):
@@ -355,6 +370,7 @@ WRONG = [
     (lambda: fn.soap(shampoo_decay=1.0), ValueError, "shampoo_decay must be less than 1"),
     (lambda: fn.soap(max_size=0.5), TypeError, "max_size must be an integer"),
     (lambda: fn.flattened(fn.muon), TypeError, "flattened expects an optimizer"),
+    (lambda: fn.graft(fn.sgd(0.1), 2), TypeError, "graft expects an optimizer, got 2"),
     (lambda: fn.soap(learning_rte=0.1), TypeError, "learning_rte"),
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ inside the gradient: `chain(add_decayed_weights(rate), adam(...))`.
 
 from funcnet.optimizers.adaptive import adagrad, adam, rmsprop
 from funcnet.optimizers.descent import momentum, nesterov, sgd
+from funcnet.optimizers.grafting import graft
 from funcnet.optimizers.matrix import flattened, muon
 from funcnet.optimizers.shampoo import shampoo, soap
 from funcnet.optimizers.transforms import (
@@ -25,6 +26,7 @@ __all__ = [
     "clip_by_global_norm",
     "flattened",
     "global_norm",
+    "graft",
     "momentum",
     "muon",
     "nesterov",

@@ -65,6 +65,11 @@ def check_params(name, params):
         raise ValueError(f"{name} needs the parameters: update(grads, state, params)")
 
 
+def check_optimizer(name, optimizer):
+    if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
+        raise TypeError(f"{name} expects an optimizer, got {optimizer!r}")
+
+
 def plus_eps(norm, eps):
     return norm + eps
 
@@ -245,8 +250,7 @@ def flattened_update(grads, state, params=None, *, update):
 def flattened(optimizer: Optimizer) -> Optimizer:
     """The optimizer, to which a parameter of more than two axes is one matrix, all but its last
     axis flattened: `flattened(muon(0.02))` for the kernels of convolutions."""
-    if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
-        raise TypeError(f"flattened expects an optimizer, got {optimizer!r}")
+    check_optimizer("flattened", optimizer)
     init, update = optimizer
     return Optimizer(
         Partial(flattened_init, init=partial(init)),

@@ -136,7 +136,7 @@ def shampoo(
     included, and an eigendecomposition runs in no other step: `every` is an integer that all of a
     sweep shares, for it decides what is computed. (In a `vmap` over optimizer states the count
     has to stay one number, `in_axes=None`, as it does in a `vmap` of `run`.) A side longer than
-    `max_size` keeps no matrix. `graft(adam(...), shampoo(...))` takes the size of the steps from
+    `max_size` keeps no matrix. `graft(adam(...), shampoo(1.0))` takes the size of the steps from
     another optimizer. Every parameter needs two axes; `partition` gives the others to Adam.
     """
     static = {"every": check_count("every", every), "max_size": check_count("max_size", max_size)}
