@@ -27,7 +27,6 @@ from funcnet.optimizers.arithmetic import (
 from funcnet.optimizers.descent import rate_at, sgd_init
 from funcnet.optimizers.spectral import transpose
 from funcnet.pairs import Optimizer, fix, number, partial
-from funcnet.precision import floating
 from funcnet.schedules import as_schedule
 
 
@@ -58,6 +57,13 @@ def check_count(name, count):
     if count < 1:
         raise ValueError(f"{name} must be at least 1, got {count}")
     return count
+
+
+def check_dtype(name, dtype):
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{name} expects a floating-point dtype, got {dtype}")
+    return dtype
 
 
 def check_params(name, params):
@@ -213,7 +219,7 @@ def muon(
     orthogonal = fix(
         newton_schulz,
         steps=check_count("steps", steps),
-        dtype=None if iterate_in is None else floating("iterate_in", iterate_in),
+        dtype=None if iterate_in is None else check_dtype("iterate_in", iterate_in),
         denominator=at_least_eps if clamp_norm else plus_eps,
     )
     update = Partial(
