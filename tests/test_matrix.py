@@ -46,6 +46,8 @@ class Case(NamedTuple):
     tolerance: float = 1e-10  # relative to the distance moved
 
 
+# PyTorch's bfloat16 is met to 1e-13 too by a machine that sums in the order of the one that made
+# the file: one product rounded the other way, and the iteration makes it some hundredths.
 CASES = [
     Case("optax/muon", OPTAX(weight_decay=0.1)),
     Case("optax/muon-plain", OPTAX(nesterov=False, eps=1e-2)),
@@ -97,7 +99,7 @@ def singular_factors(x, rank):
     return u[..., :rank] @ v[..., :rank, :]
 
 
-NEWTON = fn.muon(1.0, 0.0, eps=1e-14, coefficients=(1.5, -0.5, 0.0), steps=60)
+NEWTON = fn.muon(1.0, 0.0, eps=1e-33, coefficients=(1.5, -0.5, 0.0), steps=40)
 SIDES = fn.shampoo(1.0, eps=1e-14)
 MATRICES = {
     (3, 5): np.sin(np.arange(15.0) ** 1.3).reshape(3, 5),
@@ -107,7 +109,7 @@ MATRICES = {
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "size"), [(NEWTON, 1.0), (NEWTON, 1e-6), (NEWTON, 1e200), (SIDES, 1.0)]
+    ("optimizer", "size"), [(NEWTON, 1.0), (NEWTON, 1e-25), (NEWTON, 1e200), (SIDES, 1.0)]
 )
 def test_first_step_is_the_nearest_orthogonal_matrix(optimizer, size):
     """With Newton's own coefficients Muon's is U V^T, Shampoo's U S^-1/2 S S^-1/2 V^T."""

@@ -84,37 +84,39 @@ def at_least_eps(norm, eps):
     return jnp.maximum(norm, eps)
 
 
-def normalised(x, eps, denominator):
-    """x over its Frobenius norm, made positive by eps; in range also where the squares are not."""
-    largest = jnp.abs(x).max((-2, -1), keepdims=True, initial=1.0)
-    largest = lax.stop_gradient(jnp.where(jnp.isinf(largest), 1.0, largest))
-    x, eps = x / largest, jnp.asarray(eps, x.dtype) / largest
-    return x / denominator(safe_sqrt(jnp.square(x).sum((-2, -1), keepdims=True)), eps)
+def normalised(x, eps, *, dtype, denominator):
+    """x over its Frobenius norm, made positive by eps, each rounded to `dtype`."""
+    largest = jnp.abs(x).max((-2, -1), keepdims=True, initial=1e-30)
+    largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 1.0))
+    # A power of 2, which rounds nothing, brings squares and 16-bit numbers into range.
+    scale = largest / (2.0 * jnp.frexp(largest)[0])
+    x, eps = (y.astype(dtype) for y in (x / scale, jnp.asarray(eps, x.dtype) / scale))
+    square = jnp.square(x.astype(scale.dtype)).sum((-2, -1), keepdims=True)
+    return x / denominator(safe_sqrt(square).astype(dtype), eps)
 
 
 def newton_schulz(x, coefficients, eps, *, steps, dtype, denominator):
     """X <- a X + (b A + c A^2) X, A = X X^T, from X / |X|: nearly U V^T where X = U S V^T.
 
-    X is [..., m, n]; of its two Gram matrices A is the smaller one. Products are rounded to
-    `dtype` and summed in float32 at least.
+    X is [..., m, n]; of its two Gram matrices A is the smaller one, of [fan_out, fan_out] where
+    they are as large, which is PyTorch's. Products are rounded to `dtype` and summed in float32 at
+    least.
     """
-    if x.shape[-2] > x.shape[-1]:
-        numbers = {"steps": steps, "dtype": dtype, "denominator": denominator}
-        return transpose(newton_schulz(transpose(x), coefficients, eps, **numbers))
+    turn = transpose if x.shape[-2] >= x.shape[-1] else lambda x: x
     a, b, c = (jnp.asarray(coefficient, x.dtype) for coefficient in coefficients)
-    dtype = dtype or x.dtype
+    rounded = dtype or x.dtype
 
     def product(x, y):
         return jnp.matmul(x, y, preferred_element_type=a.dtype)
 
     def step(_, x):
-        gram = product(x, transpose(x)).astype(dtype)
-        polynomial = (b * gram + c * product(gram, gram)).astype(dtype)
-        return (a * x + product(polynomial, x)).astype(dtype)
+        gram = product(x, transpose(x)).astype(rounded)
+        polynomial = (b * gram + c * product(gram, gram)).astype(rounded)
+        return (a * x + product(polynomial, x)).astype(rounded)
 
-    start = normalised(x, eps, denominator).astype(dtype)
+    start = normalised(turn(x), eps, dtype=rounded, denominator=denominator)
     # A loop compiles in half the time of as many copies, and runs no slower.
-    return lax.fori_loop(0, steps, step, start).astype(x.dtype)
+    return turn(lax.fori_loop(0, steps, step, start)).astype(x.dtype)
 
 
 def heavy_ball_mean(mean, grads, fraction, count):
@@ -212,7 +214,7 @@ def muon(
     As PyTorch's `Muon` with `clamp_norm=True` (from X / max(|X|, eps)), `weight_decay=0.1` and
     `iterate_in=jnp.bfloat16`; "moonlight" is its "match_rms_adamw". As Optax's `muon` of matrices
     with `bias_correction=True, eps=1e-8`; "moonlight" is its `consistent_rms=0.2`. The iteration is
-    in float32 at least unless `iterate_in` says otherwise: bfloat16 turns each step by about 1%.
+    in float32 at least unless `iterate_in` says otherwise: bfloat16 moves each step by some percent.
     """
     if len(coefficients) != 3:
         raise ValueError(f"coefficients must be three numbers, got {coefficients!r}")
