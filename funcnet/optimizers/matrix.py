@@ -214,7 +214,7 @@ def muon(
     As PyTorch's `Muon` with `clamp_norm=True` (from X / max(|X|, eps)), `weight_decay=0.1` and
     `iterate_in=jnp.bfloat16`; "moonlight" is its "match_rms_adamw". As Optax's `muon` of matrices
     with `bias_correction=True, eps=1e-8`; "moonlight" is its `consistent_rms=0.2`. The iteration is
-    in float32 at least unless `iterate_in` says otherwise: bfloat16 moves each step by some percent.
+    in float32 at least unless `iterate_in` says otherwise: bfloat16 moves a step by some percent.
     """
     if len(coefficients) != 3:
         raise ValueError(f"coefficients must be three numbers, got {coefficients!r}")
