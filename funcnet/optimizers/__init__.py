@@ -20,6 +20,10 @@
 | lamb, sign_sgd, signum | - | the same |
 | adan | - | `look_ahead=1 - b2, eps_root=1e-8` |
 | adopt, ademamix, prodigy | - | the same, in `contrib` |
+| muon | `clamp_norm=True, weight_decay=0.1, iterate_in=jnp.bfloat16` | `bias_correction=True, eps=1e-8` |
+| sophia | - | in `contrib`, with h refreshed after its use and bias-corrected |
+| sam (an engine) | - | the same, in `contrib` |
+| lbfgs_direction | - | `scale_by_lbfgs` |
 | schedule_free_sgd, _adamw | - | the same at a constant rate, in `contrib` |
 
 Weight decay that PyTorch calls `weight_decay` (in all but `AdamW` and `Adafactor`, and unless
@@ -50,12 +54,15 @@ from funcnet.optimizers.clipping import (
 from funcnet.optimizers.decay import decoupled_decay
 from funcnet.optimizers.descent import momentum, nesterov, sgd
 from funcnet.optimizers.free import prodigy
+from funcnet.optimizers.grafting import graft
 from funcnet.optimizers.layerwise import adafactor, lamb, relative_step
 from funcnet.optimizers.lbfgs import lbfgs, lbfgs_direction
+from funcnet.optimizers.matrix import flattened, muon
 from funcnet.optimizers.moments import adamax, adamw, amsgrad, nadam, radam
 from funcnet.optimizers.partition import freeze, partition
 from funcnet.optimizers.plateau import reduce_on_plateau
 from funcnet.optimizers.rounding import kahan, state_dtype, stochastic_rounding
+from funcnet.optimizers.shampoo import shampoo, soap
 from funcnet.optimizers.sharpness import as_engine, asam, sam
 from funcnet.optimizers.sign import lion, rprop, sign_sgd, signum
 from funcnet.optimizers.sophia import sophia
@@ -100,8 +107,10 @@ __all__ = [
     "clip_by_value",
     "decoupled_decay",
     "ema",
+    "flattened",
     "freeze",
     "global_norm",
+    "graft",
     "hand_on",
     "kahan",
     "lamb",
@@ -110,6 +119,7 @@ __all__ = [
     "lion",
     "lookahead",
     "momentum",
+    "muon",
     "nadam",
     "nesterov",
     "partition",
@@ -124,9 +134,11 @@ __all__ = [
     "schedule_free_eval",
     "schedule_free_sgd",
     "sgd",
+    "shampoo",
     "sign_sgd",
     "signum",
     "skip_non_finite",
+    "soap",
     "sophia",
     "state_dtype",
     "stochastic_rounding",
