@@ -20,7 +20,7 @@
 | lamb, sign_sgd, signum | - | the same |
 | adan | - | `look_ahead=1 - b2, eps_root=1e-8` |
 | adopt, ademamix, prodigy | - | the same, in `contrib` |
-| muon | `clamp_norm=True, weight_decay=0.1, iterate_in=jnp.bfloat16` | `bias_correction=True, eps=1e-8` |
+| muon | `clamp_norm=True, iterate_in=jnp.bfloat16` | `bias_correction=True, eps=1e-8` |
 | sophia | - | in `contrib`, with h refreshed after its use and bias-corrected |
 | sam (an engine) | - | the same, in `contrib` |
 | lbfgs_direction | - | `scale_by_lbfgs` |
