@@ -225,7 +225,11 @@ MASKED = {"body": [{"weight": jnp.ones(2), "bias": jnp.ones(1)}], "head": {"weig
 def test_masked_decay(mask, decayed):
     zero = jax.tree.map(jnp.zeros_like, MASKED)
     updates, _ = fn.add_decayed_weights(0.1, mask).update(zero, (), MASKED)
-    chex.assert_trees_all_close(updates, jax.tree.map(lambda x, d: 0 * x + d, MASKED, decayed))
+    wanted = jax.tree.map(lambda x, d: 0 * x + d, MASKED, decayed)
+    chex.assert_trees_all_close(updates, wanted)
+    beside = fn.decoupled_decay(fn.sgd(2.0), 0.05, mask)
+    updates, _ = beside.update(zero, beside.init(MASKED), MASKED)
+    chex.assert_trees_all_close(updates, jax.tree.map(jnp.negative, wanted))
 
 
 def test_a_mask_that_leaves_a_leaf_out_names_it():

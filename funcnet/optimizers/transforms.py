@@ -108,14 +108,19 @@ def decay_update(grads, state, params=None, *, rate):
     return plus_scaled(grads, rate, params), state
 
 
+def plus_scaled_where(tree, rate, params, *, mask):
+    """tree + rate * params in the leaves whose path the mask chooses."""
+    chosen = labels_of("a mask", mask, params, (True, False))
+    leaves = [
+        plus_scaled(g, rate, p) if here else g
+        for g, p, here in zip(*map(jax.tree.leaves, (tree, params)), chosen, strict=True)
+    ]
+    return jax.tree.structure(tree).unflatten(leaves)
+
+
 def masked_decay_update(grads, state, params=None, *, rate, mask):
     need_params("add_decayed_weights", params)
-    decayed = labels_of("add_decayed_weights", mask, params, (True, False))
-    leaves = [
-        plus_scaled(g, rate, p) if chosen else g
-        for g, p, chosen in zip(*map(jax.tree.leaves, (grads, params)), decayed, strict=True)
-    ]
-    return jax.tree.structure(grads).unflatten(leaves), state
+    return plus_scaled_where(grads, rate, params, mask=mask), state
 
 
 def add_decayed_weights(rate, mask: Any = None) -> Optimizer:
