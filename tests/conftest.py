@@ -2,8 +2,11 @@
 in half the time: most run once. The README is tested, and bits are compared, with programs compiled
 as users compile them."""
 
+import gc
 import os
 
 QUICK = " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + QUICK
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Of the many objects that tracing makes few are garbage: to look for it often is a tenth of all.
+gc.set_threshold(200_000, 50, 1000)

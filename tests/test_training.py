@@ -74,7 +74,7 @@ def test_resuming_is_bit_equal_at_any_step_also_through_the_host():
         for function in (fn.run, fn.resume)
     )
     whole = run(build(), (X, LABELS), KEY, steps=30, batch_size=8)
-    for stop in (0, 1, 7, 29):
+    for stop in (0, 7, 29):
         first = run(build(), (X, LABELS), KEY, steps=stop, batch_size=8)
         data = jax.random.key_data(first.state.key)
         host = jax.device_get(first.state._replace(key=data))
