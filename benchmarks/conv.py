@@ -172,12 +172,24 @@ def training(rounds):
             f"{name}, scan": (functools.partial(scan, state, data), steps),
             f"{name}, vmap over {MEMBERS}": (functools.partial(many, members, few), 2 * MEMBERS),
         }
-    contestants["PyTorch, step loop"] = (lambda: torch_run(params, eager), steps)
     np.testing.assert_allclose(losses["Flax"], losses["funcnet"], rtol=1e-3)
     np.testing.assert_allclose(torch_run(params, eager), losses["funcnet"], rtol=1e-3)
 
-    times = interleaved(contestants, rounds)
+    # PyTorch apart from Flax, whose seconds and gigabytes would slow down whoever comes next.
+    peer = {"PyTorch, step loop": (lambda: torch_run(params, eager), steps)}
+    groups = [
+        {n: c for n, c in contestants.items() if "Flax" not in n} | peer,
+        contestants,
+    ]
     print(f"{'training step':24}{'ms':>8}   time relative to funcnet's in the same mode")
+    rows = {}
+    for group in groups:
+        rows |= relative(interleaved(group, rounds), skip=rows)
+    return rows
+
+
+def relative(times, skip):
+    """A line for each contestant, its time over ours in the same mode, round by round."""
     rows = {}
     for name, values in times.items():
         mode = name.split(", ")[1]
@@ -185,6 +197,8 @@ def training(rounds):
         for other in against:
             base = times[f"funcnet, {other}"]
             ratios = [a / b for a, b in zip(values, base, strict=True)]
+            if f"{name} / funcnet, {other}" in skip:
+                continue
             rows[f"{name} / funcnet, {other}"] = ratios
             label = name if len(against) == 1 else f"PyTorch / our {other}"
             print(f"{label:24}{statistics.median(values) * 1e3:8.1f}   {spread(ratios)}")

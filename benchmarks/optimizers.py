@@ -14,6 +14,7 @@ first step. Quoted are each round's ratios; to compile is timed once, for 256 le
 import argparse
 import functools
 import json
+import math
 import platform
 import statistics
 import time
@@ -136,13 +137,15 @@ class Torch:
 
 
 class Copy:
-    """Reads and writes `units` halves of so many parameters' bytes: the limit."""
+    """Reads and writes `units` halves of so many parameters' bytes: the limit. As many arrays as
+    that takes, lest they stay in a cache that the optimizer's would not."""
 
     def __init__(self, units, count):
-        self.values = [jnp.array(a) for a in arrays(count, 0)]
+        sets = math.ceil(units / 2)
+        self.values = [jnp.array(a) for seed in range(sets) for a in arrays(count, seed)]
         step = jax.jit(lambda values: [1.0000001 * v for v in values], donate_argnums=0)
         self.step = step.lower(self.values).compile()
-        self.units = units / 2
+        self.units = units / 2 / sets
 
     def __call__(self):
         self.values = self.step(self.values)
@@ -182,8 +185,10 @@ def row(name, count, rounds):
         before = contestant.first().copy()
         contestant()
         firsts.append(contestant.first() - before)
-    for other in firsts[1:]:
-        np.testing.assert_allclose(other, firsts[0], rtol=2e-2, atol=2e-3 * abs(firsts[0]).max())
+    for other in firsts[1:]:  # defaults differ where gradients are hardly there
+        error = np.linalg.norm(other - firsts[0]) / (np.linalg.norm(firsts[0]) + 1e-9)
+        if not error < 0.02:
+            raise AssertionError(f"{name}: first steps differ by {error:.2g}")
     times = timed({**contestants, "copy": copy}, rounds)
     figures, cells = {}, []
     for label, above, below, factor in (
@@ -206,6 +211,7 @@ def row(name, count, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--leaves", type=int, nargs="*", default=list(LEAVES), choices=LEAVES)
     parser.add_argument("--only", nargs="*", default=list(CONTESTANTS))
     parser.add_argument("--json", help="write the figures to this file")
     arguments = parser.parse_args()
@@ -215,7 +221,7 @@ def main():
         f"{platform.machine()} CPU, 2 threads; {arguments.rounds} rounds, median (min to max)"
     )
     found = {}
-    for count in LEAVES:
+    for count in arguments.leaves:
         print(
             f"\n{f'{count} leaves':20}{'ms':>8}{'ours / limit':>22}{'Optax / ours':>22}"
             f"{'PyTorch / ours':>22}   compile, s: ours / Optax"

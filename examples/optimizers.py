@@ -115,7 +115,8 @@ def descend(optimizer):
 
 def steps_needed(landscape, paths):
     """[rates], how many steps until the height stays within the tolerance; infinite for never."""
-    heights = landscape.height(paths[..., 0], paths[..., 1]) - landscape.least
+    with np.errstate(over="ignore", invalid="ignore"):  # at the highest rates they fly off
+        heights = landscape.height(paths[..., 0], paths[..., 1]) - landscape.least
     outside = ~(heights <= TOLERANCE * heights[:, :1])
     last = outside.shape[1] - np.argmax(outside[:, ::-1], axis=1)
     return np.where(last < outside.shape[1], last, np.inf)
