@@ -95,6 +95,18 @@ def test_gpt_writes_the_same_with_and_without_its_cache(monkeypatch):
     assert "import this\n" in printed
 
 
+def test_optimizers_reach_the_minima_and_are_drawn(tmp_path, monkeypatch):
+    optimizers = load("optimizers")
+    monkeypatch.setattr(optimizers, "STEPS", 500)
+    chosen = {name: optimizers.OPTIMIZERS[name] for name in ("momentum",)}
+    found = []
+    printed = output(lambda: found.extend(optimizers.main(chosen, picture=tmp_path / "p.png")))
+    needed, accuracies = found
+    np.testing.assert_allclose(needed["momentum"], [154, 65, 70, 61], atol=8)
+    assert accuracies["momentum"] > 94
+    assert drawn(tmp_path / "p.png", printed)
+
+
 @pytest.mark.slow
 def test_gpt_whole():
     bits, written, again = load("gpt").main()
