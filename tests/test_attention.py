@@ -1,7 +1,6 @@
 """Attention, positions and transformer blocks against PyTorch and naive NumPy, masked, cached,
 swept, differentiated and at the edges."""
 
-import types
 from pathlib import Path
 
 import jax
@@ -411,8 +410,7 @@ def test_the_fused_kernel_is_taken_where_it_can_be(monkeypatch):
     half = fn.compute_dtype(fn.attention(16, 2, causal=True), jnp.bfloat16)
     x = jnp.ones((1, 4, 16))
     assert not uses(half, x, "cuda")
-    backend = types.SimpleNamespace(platform_version="PJRT C API\ncuda 12090")
-    monkeypatch.setattr(layer, "get_backend", lambda: backend)
+    monkeypatch.setattr(layer, "on_cuda", lambda: True)
     assert uses(half, x, "cuda")
     assert not uses(half, x, "cpu")
     assert not uses(half, fn.Masked(x, jnp.ones((1, 4), bool)), "cuda")

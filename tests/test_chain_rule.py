@@ -40,6 +40,7 @@ def test_rule_agrees_with_vjp_in_float64(case):
         assert error_of_rule(case, jnp.float64) <= 1e-12
 
 
+@pytest.mark.slow
 @by_rule
 def test_rule_agrees_with_vjp_in_float32(case):
     assert error_of_rule(case, jnp.float32) <= 1e-5

