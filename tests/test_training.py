@@ -143,9 +143,7 @@ def test_the_gradient_for_every_number_is_that_of_differences(optimizer):
         data = (jnp.asarray(X, float) * jnp.array([1.0, 0.0, 1.0]), jnp.asarray(LABELS))
         make = {
             "adam": lambda r: fn.adam(r, eps=1e-6),
-            "rmsprop": lambda r: fn.rmsprop(r, centered=True, momentum=0.5, eps=1e-3),
             "momentum": lambda r: fn.momentum(r, dampening=0.1),
-            "adagrad": lambda r: fn.adagrad(r, eps=1e-4, initial_accumulator=0.1),
         }[optimizer]
         schedule = fn.warmup_cosine(5e-2, 3.5, 30.5, start=1e-3, end=1e-3)
         optimizer = fn.chain(fn.clip_by_global_norm(0.5), make(schedule))
