@@ -44,6 +44,12 @@ def trainer_init(key, *, task_init, optimizer_init):
     return RunState(params, state, optimizer_init(params), jnp.zeros((), jnp.int32), run_key)
 
 
+def ascent(gradient):
+    """The direction in which a real loss rises fastest: of a complex parameter JAX's gradient is
+    its conjugate."""
+    return gradient.conj() if jnp.iscomplexobj(gradient) else gradient
+
+
 def trainer_step(run_state, batch, *, loss, update, value_and_grad):
     params, state, opt_state, step, key = run_state
     _, noise_key = run_keys(key)
@@ -53,6 +59,8 @@ def trainer_step(run_state, batch, *, loss, update, value_and_grad):
     )
     if taken := sorted(set(metrics) & {"loss", "gradient_norm", "learning_rate"}):
         raise ValueError(f"the trainer itself reports {taken}: a task's metrics need other names")
+
+    grads = jax.tree.map(ascent, grads)
 
     def objective(params):
         return loss(params, state, batch, key=step_key, train=True)[0]

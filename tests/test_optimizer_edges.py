@@ -1,5 +1,7 @@
 """Where optimizers differ from their peers on purpose, and their edges."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -198,3 +200,33 @@ def test_the_rate_is_in_the_state_for_the_trainers_metrics(make):
         _, state = jax.jit(optimizer.update)(ONE, state, ONE)
         assert state.learning_rate == rate
     assert state.count == 2
+
+
+TURNING = [fn.sgd, fn.momentum, fn.nesterov, fn.adagrad, fn.adadelta, fn.rmsprop, fn.adam, fn.adamw]
+TURNING += [fn.adamax, fn.nadam, fn.amsgrad, fn.radam, fn.adan, fn.ademamix, fn.lamb, fn.lion]
+TURNING += [fn.sign_sgd, fn.signum, fn.schedule_free_sgd, fn.schedule_free_adamw]
+TURNING += [functools.partial(fn.rmsprop, centered=True)]
+
+
+def test_complex_parameters_are_magnitudes_and_directions():
+    """Turned by a unit number, parameters and gradients give updates turned by it; and a complex
+    number that stays real moves as the real one does."""
+
+    def moved(params, grads):
+        found = []
+        for make in TURNING:
+            optimizer, here = make(0.1), params
+            state = optimizer.init(here)
+            for gradient in grads:
+                updates, state = optimizer.update(gradient, state, here)
+                here = fn.apply_updates(here, updates)
+            found.append(here)
+        return jnp.stack(found)
+
+    params, grads = jnp.array([1.0, -2.0]), jnp.array([[0.5, 3.0], [-1.0, 1.0], [0.2, -0.3]])
+    turn = jnp.complex64(np.exp(0.7j))
+    real = jax.jit(moved)(params, grads)
+    assert float(jnp.abs(real - params).min()) > 1e-5
+    moved = jax.jit(moved)
+    np.testing.assert_allclose(moved(params + 0j, grads + 0j), real, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(moved(turn * params, turn * grads), turn * real, rtol=1e-5)

@@ -232,6 +232,20 @@ def test_a_task_of_ones_own():
     np.testing.assert_allclose(scores["loss"], 0.0, atol=1e-9)
 
 
+@pytest.mark.parametrize("optimizer", [fn.sgd(0.3), fn.adam(0.1)], ids=["sgd", "adam"])
+def test_complex_parameters_go_downhill(optimizer):
+    """|z - 3 - 2i|^2, whose gradient in JAX is conjugated."""
+
+    def loss(params, state, batch, *, key=None, train=False):
+        return jnp.abs(params - batch).mean() ** 2, (state, {})
+
+    task = fn.Task(lambda key: (jnp.zeros(1, jnp.complex64), ()), loss)
+    result = fn.run(
+        fn.trainer(task, optimizer), jnp.array([[3.0 + 2.0j]]), KEY, steps=150, batch_size=None
+    )
+    np.testing.assert_allclose(result.state.params, [3.0 + 2.0j], atol=0.05)
+
+
 BAD = [
     ((X, Y[:19]), 4, r"as many examples in each array, got shapes \{'\[0\]': \(20, 3\)"),
     ((X[:0], Y[:0]), 4, "at least one example"),

@@ -16,6 +16,7 @@ from funcnet.optimizers.arithmetic import (
     root_plus_eps,
     root_with_eps,
     scaled,
+    square_zeros,
     squared,
     wide,
     wide_zeros,
@@ -57,12 +58,12 @@ class AdamState(NamedTuple):
 
 
 def adagrad_init(params):
-    return AdagradState(*sgd_init(params), wide_zeros(params))
+    return AdagradState(*sgd_init(params), square_zeros(params))
 
 
 def adagrad_update(grads, state, params=None, *, learning_rate, eps, initial_accumulator, root):
     rate = rate_at(learning_rate, state)
-    total = jax.tree.map(lambda s, g: s + g * g, state.sum, wide(grads))
+    total = jax.tree.map(jnp.add, state.sum, squared(grads))
 
     def step(g, s):
         return g / root(jnp.asarray(initial_accumulator, s.dtype) + s, eps)
@@ -91,7 +92,7 @@ def adagrad(
 
 
 def rms_init(params):
-    return RmsState(wide_zeros(params))
+    return RmsState(square_zeros(params))
 
 
 def divide_by_rms(grads, state, params=None, *, one_minus_decay, eps, root):
@@ -101,13 +102,14 @@ def divide_by_rms(grads, state, params=None, *, one_minus_decay, eps, root):
 
 
 def centered_rms_init(params):
-    return CenteredRmsState(wide_zeros(params), wide_zeros(params))
+    return CenteredRmsState(square_zeros(params), wide_zeros(params))
 
 
 def divide_by_deviation(grads, state, params=None, *, one_minus_decay, eps, root):
     square = moving_average(state.square, one_minus_decay, squared(grads))
     mean = moving_average(state.mean, one_minus_decay, grads)
-    updates = jax.tree.map(lambda g, v, m: g / root(v - m * m, eps), wide(grads), square, mean)
+    variance = jax.tree.map(jnp.subtract, square, squared(mean))
+    updates = jax.tree.map(lambda g, v: g / root(v, eps), wide(grads), variance)
     return narrowed(updates, grads), CenteredRmsState(square, mean)
 
 
@@ -146,7 +148,7 @@ def rmsprop(
 
 
 def adadelta_init(params):
-    return AdadeltaState(*sgd_init(params), wide_zeros(params), wide_zeros(params))
+    return AdadeltaState(*sgd_init(params), square_zeros(params), square_zeros(params))
 
 
 def adadelta_update(grads, state, params=None, *, learning_rate, one_minus_decay, eps):
@@ -178,7 +180,7 @@ def adadelta(learning_rate=1.0, decay=0.9, *, eps=1e-6) -> Optimizer:
 
 
 def adam_init(params):
-    return AdamState(*sgd_init(params), wide_zeros(params), wide_zeros(params))
+    return AdamState(*sgd_init(params), wide_zeros(params), square_zeros(params))
 
 
 def adam_update(grads, state, params=None, *, learning_rate, one_minus_b1, one_minus_b2, eps):

@@ -35,9 +35,19 @@ def narrowed(tree, like):
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
 
 
+def magnitude_squared(x):
+    """|x|^2, a real number also where x is complex."""
+    return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+
+
 def squared(tree):
-    """x^2 for each leaf x, in float32 at least."""
-    return jax.tree.map(jnp.square, wide(tree))
+    """|x|^2 for each leaf x, in float32 at least."""
+    return jax.tree.map(magnitude_squared, wide(tree))
+
+
+def square_zeros(params):
+    """0 for the square of each parameter: real, in float32 at least."""
+    return jax.tree.map(lambda x: jnp.zeros_like(x.real), wide(params))
 
 
 def scaled(coefficient, tree):
@@ -83,13 +93,13 @@ def inner(tree, other):
 
 
 def norm(x):
-    """sqrt(sum x^2) of one array, whose derivative at 0 is 0."""
-    return safe_sqrt(jnp.sum(jnp.square(x)))
+    """sqrt(sum |x|^2) of one array, whose derivative at 0 is 0."""
+    return safe_sqrt(jnp.sum(magnitude_squared(x)))
 
 
 def root_mean_square(x):
-    """sqrt(mean x^2) of one array, whose derivative at 0 is 0."""
-    return safe_sqrt(jnp.mean(jnp.square(x)))
+    """sqrt(mean |x|^2) of one array, whose derivative at 0 is 0."""
+    return safe_sqrt(jnp.mean(magnitude_squared(x)))
 
 
 def bias_correction(fraction, count):

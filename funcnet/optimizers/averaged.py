@@ -15,10 +15,10 @@ from funcnet.optimizers.arithmetic import (
     over_root,
     plus_scaled,
     scaled,
+    square_zeros,
     squared,
     wide,
     wide_copies,
-    wide_zeros,
 )
 from funcnet.optimizers.descent import rate_at, sgd_init
 from funcnet.pairs import Optimizer, number
@@ -82,7 +82,7 @@ def schedule_free_sgd_init(params):
 
 
 def schedule_free_adamw_init(params):
-    return schedule_free_sgd_init(params)._replace(square=wide_zeros(params))
+    return schedule_free_sgd_init(params)._replace(square=square_zeros(params))
 
 
 def schedule_free_step(steps, state, params, learning_rate, one_minus_b1, weight_power):
@@ -93,10 +93,10 @@ def schedule_free_step(steps, state, params, learning_rate, one_minus_b1, weight
     weight = jnp.asarray(state.weight + share, state.weight.dtype)
     c = share / jnp.where(weight == 0.0, 1.0, weight)
     z = plus_scaled(state.z, -rate, steps)
-    # y = (1 - b1) z + b1 x before and after x <- (1 - c) x + c z, without x.
+    # y = (1 - b1) z + b1 x before and after x <- (1 - c) x + c z, without x, and of the new z
+    # alone: where the old one, which it replaces, is read too, XLA on a CPU copies that first.
     updates = scaled(c, jax.tree.map(jnp.subtract, z, wide(params)))
-    moved = jax.tree.map(jnp.subtract, z, state.z)
-    updates = plus_scaled(updates, one_minus_b1 * (1.0 - c), moved)
+    updates = plus_scaled(updates, -rate * one_minus_b1 * (1.0 - c), steps)
     extrapolation = jnp.asarray(one_minus_b1 / (1.0 - one_minus_b1), rate.dtype)
     return updates, ScheduleFreeState(
         state.count + 1, rate, largest_rate, weight, extrapolation, z, state.square

@@ -6,7 +6,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from funcnet.numerics import widen
-from funcnet.optimizers.arithmetic import safe_sqrt, scaled
+from funcnet.optimizers.arithmetic import magnitude_squared, safe_sqrt, scaled
 from funcnet.optimizers.transforms import need_params, stateless_init
 from funcnet.pairs import Optimizer, number
 
@@ -24,28 +24,29 @@ def in_range(largest):
     return jnp.where(largest > 1.0, largest / 16.0, largest)
 
 
-def scaled_norm(leaves):
-    """(m, r) with norm m r: m about the largest magnitude, r = sqrt(sum |x / m|^2), in range."""
-    largest = in_range(jnp.stack([jnp.abs(x).max() for x in leaves]).max())
-    return largest, jnp.sqrt(sum(jnp.square(jnp.abs(x / largest)).sum() for x in leaves))
-
-
 @jax.custom_jvp
 def norm_parts(tree):
-    """(m, r) with norm m r: m is 1 where no square leaves the range."""
+    """(m, r) with norm m r: m is 1, or where the sum of squares leaves the range a power of 2 so far
+    from 1 that the squares of x / m are in it, and those that are lost too small to count."""
     leaves = wide_leaves(tree)
     if not leaves:
         return jnp.ones(()), jnp.zeros(())
-    square = sum(jnp.square(jnp.abs(x)).sum() for x in leaves)
-    limits = jnp.finfo(square.dtype)
-    exact = jnp.isfinite(square) & (square > limits.tiny / limits.eps)
-    # A loop of at most one turn: unlike `cond` it is skipped also under vmap.
-    _, parts = lax.while_loop(
-        lambda carry: ~carry[0],
-        lambda carry: (jnp.ones_like(exact), scaled_norm(leaves)),
-        (exact, (jnp.ones_like(square), jnp.sqrt(square))),
-    )
-    return parts
+    dtype = jnp.result_type(*(leaf.real.dtype for leaf in leaves))
+    limits = jnp.finfo(dtype)
+    far = 2.0 ** (3 * limits.maxexp // 4)
+
+    def take(carry):
+        again, inverse, _ = carry
+        square = sum(magnitude_squared(inverse.astype(x.dtype) * x).sum() for x in leaves)
+        exact = jnp.isfinite(square) & (square > limits.tiny / limits.eps)
+        other = jnp.where(square < 1.0, far, 1.0 / far).astype(dtype)
+        done = exact | (inverse != 1.0)
+        return ~done, jnp.where(done, inverse, other), square
+
+    # A loop of one turn, or two: of a `cond` both branches would be run under vmap.
+    one = jnp.ones((), dtype)
+    _, inverse, square = lax.while_loop(lambda carry: carry[0], take, (one > 0.0, one, one))
+    return 1.0 / inverse, jnp.sqrt(square)
 
 
 @norm_parts.defjvp
@@ -103,7 +104,7 @@ def norm_over(x, axes):
     largest magnitude and r = sqrt(sum |x / m|^2) in range, both in float32 at least."""
     x = widen(x)
     scale = lax.stop_gradient(in_range(jnp.abs(x).max(axes, keepdims=True, initial=0.0)))
-    return scale, safe_sqrt(jnp.square(jnp.abs(x * (1.0 / scale))).sum(axes, keepdims=True))
+    return scale, safe_sqrt(magnitude_squared(x * (1.0 / scale)).sum(axes, keepdims=True))
 
 
 def limited(x, max_norm, axes):

@@ -17,9 +17,9 @@ from funcnet.optimizers.arithmetic import (
     plus_scaled,
     safe_sqrt,
     scaled,
+    square_zeros,
     squared,
     wide,
-    wide_zeros,
 )
 from funcnet.optimizers.decay import decoupled_decay
 from funcnet.optimizers.descent import rate_at
@@ -108,7 +108,7 @@ def no_correction(fraction, count):
 
 
 def amsgrad_init(params):
-    return AmsgradState(*adam_init(params), wide_zeros(params))
+    return AmsgradState(*adam_init(params), square_zeros(params))
 
 
 def amsgrad_update(

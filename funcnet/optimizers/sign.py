@@ -10,6 +10,7 @@ from funcnet.optimizers.arithmetic import (
     moving_average,
     narrowed,
     one_minus,
+    plus_scaled,
     scaled,
     signs,
     wide,
@@ -70,8 +71,11 @@ def signum(learning_rate=1e-3, decay=0.9) -> Optimizer:
 
 def lion_update(grads, state, params=None, *, learning_rate, one_minus_b1, one_minus_b2):
     rate = rate_at(learning_rate, state)
-    updates = scaled(-rate, signs(moving_average(state.mean, one_minus_b1, grads)))
     mean = moving_average(state.mean, one_minus_b2, grads)
+    # c of the new m, times b2 > 0: where both are computed from the old one, which the new
+    # replaces, XLA on a CPU copies it first.
+    c = plus_scaled(scaled(1.0 - one_minus_b1, mean), one_minus_b1 - one_minus_b2, wide(grads))
+    updates = scaled(-rate, signs(c))
     return narrowed(updates, grads), MeanState(state.count + 1, rate, mean)
 
 
@@ -79,13 +83,13 @@ def lion(learning_rate=1e-4, b1=0.9, b2=0.99, *, weight_decay=0.0) -> Optimizer:
     """c = b1 m + (1 - b1) g, theta <- theta - eta (sign(c) + lambda theta), m <- b2 m + (1 - b2) g
     (Chen et al. 2023, algorithm 2).
 
-    lambda is `weight_decay`. As Optax's `lion`, whose default decay is 1e-3.
+    lambda is `weight_decay`; b2 > 0. As Optax's `lion`, whose default decay is 1e-3.
     """
     update = Partial(
         lion_update,
         learning_rate=as_schedule("learning_rate", learning_rate),
         one_minus_b1=one_minus("b1", b1),
-        one_minus_b2=one_minus("b2", b2),
+        one_minus_b2=one_minus("b2", number("b2", b2, 1e-6)),
     )
     return decoupled_decay(Optimizer(Partial(mean_init), update), weight_decay)
 
