@@ -26,8 +26,8 @@ def in_range(largest):
 
 @jax.custom_jvp
 def norm_parts(tree):
-    """(m, r) with norm m r: m is 1, or where the sum of squares leaves the range a power of 2 so far
-    from 1 that the squares of x / m are in it, and those that are lost too small to count."""
+    """(m, r) with norm m r: m is 1, or, where the sum of squares leaves the range, a power of 2 so
+    far from 1 that the squares of x / m are in it, and those that are lost too small to count."""
     leaves = wide_leaves(tree)
     if not leaves:
         return jnp.ones(()), jnp.zeros(())
@@ -36,7 +36,7 @@ def norm_parts(tree):
     far = 2.0 ** (3 * limits.maxexp // 4)
 
     def take(carry):
-        again, inverse, _ = carry
+        inverse = carry[1]
         square = sum(magnitude_squared(inverse.astype(x.dtype) * x).sum() for x in leaves)
         exact = jnp.isfinite(square) & (square > limits.tiny / limits.eps)
         other = jnp.where(square < 1.0, far, 1.0 / far).astype(dtype)
