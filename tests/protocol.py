@@ -1,5 +1,6 @@
 """The measures by which a hand-written rule is compared with other witnesses."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,9 +24,12 @@ class Problem(NamedTuple):
 
 
 def random_like(tree, seed, dtype):
-    """Standard normal numbers in the shape of a tree, from NumPy and hence in any precision."""
+    """Standard normal numbers in the shape of a tree, so round that they are the same in any
+    precision."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), dtype), tree)
+    return jax.tree.map(
+        lambda a: jnp.asarray(rng.normal(size=a.shape).astype(jnp.bfloat16), dtype), tree
+    )
 
 
 def problem(case: Case, dtype, rules=chain_rule.RULES) -> Problem:
@@ -38,7 +42,7 @@ def problem(case: Case, dtype, rules=chain_rule.RULES) -> Problem:
         if jax.tree.leaves(state):
             _, state = network.init(jax.random.key(0))
             assert all((leaf >= 0.0).all() for leaf in jax.tree.leaves(state))
-        state = jax.tree.map(lambda a: (a + 0.5).astype(dtype), state)
+        state = jax.tree.map(lambda a: jnp.asarray(np.asarray(a) + 0.5, dtype), state)
         whole = (params, x) if case.target is None else (params,)
 
         def primals(inputs):
@@ -84,14 +88,6 @@ def relative(got, wanted):
     return max(errors)
 
 
-def error_of_rule(case, dtype, rules=chain_rule.RULES):
-    """By how much the hand-written result or pullback differs from `jax.vjp`'s."""
-    plain, hand, inputs = problem(case, dtype, rules)
-    result = jax.eval_shape(plain, inputs)
-    dy = random_like(result, 4, result.dtype)
-    return relative(*each_pulled((hand, by_vjp(plain)), inputs, dy))
-
-
 def by_vjp(plain):
     """`jax.vjp` of a function, in the form of a hand-written rule."""
 
@@ -122,24 +118,65 @@ def pulled(rule, inputs, dy):
     return each_pulled((rule,), inputs, dy)[0]
 
 
-def jacobians(case):
-    """The whole Jacobian by hand and by a fourth-order stencil, in float64."""
-    plain, hand, inputs = problem(case, jnp.float64)
-    vector, unravel = ravel_pytree(inputs)
-    assert vector.size <= 64
-    y = jax.eval_shape(plain, inputs)
-    basis = jnp.eye(y.size).reshape(y.size, *y.shape)
-    step = 1e-3
+class Witnesses(NamedTuple):
+    """A case's result and cotangents [1 + size, ...] for the random cotangent of `drawn` and every
+    unit one, in float64, and the whole Jacobian [size, inputs] by a stencil of fourth order."""
 
-    def row(dy):
-        return ravel_pytree(hand(inputs)[1](dy))[0]
+    by_hand: Any
+    by_vjp: Any
+    by_differences: Any
 
-    def column(direction):
-        moved = [w * plain(unravel(vector + m * step * direction)).ravel() for m, w in STENCIL]
-        return sum(moved) / step
+    def for_drawn(self):
+        """What `jax.vjp` says of the random cotangent."""
+        y, rows = self.by_vjp
+        return y, jax.tree.map(lambda leaf: leaf[0], rows)
 
-    @jax.jit
-    def both(rows, directions):
-        return jax.vmap(row)(rows), jax.vmap(column, out_axes=1)(directions)
+    def jacobian(self):
+        """The whole Jacobian by hand."""
+        rows = [leaf[1:].reshape(len(leaf) - 1, -1) for leaf in jax.tree.leaves(self.by_hand[1])]
+        return np.concatenate(rows, axis=1)
 
-    return both(basis, jnp.eye(vector.size))
+
+def drawn(result, dtype):
+    """A random cotangent of a result."""
+    return random_like(result, 4, dtype).astype(result.dtype)
+
+
+@functools.cache
+def witnesses(case) -> Witnesses:
+    """Everything that float64 says of a case, by one compiled program."""
+
+    def whole(rule, inputs):
+        y, pullback = rule(inputs)
+        units = np.eye(y.size).reshape(y.size, *y.shape)
+        return y, jax.vmap(pullback)(jnp.concatenate([drawn(y, float)[None], units]))
+
+    def stencil(plain, inputs, step=1e-3):
+        vector, unravel = ravel_pytree(inputs)
+        steps, weights = np.array(STENCIL).T
+        moves = step * steps[:, None] * np.eye(vector.size)[:, None]
+        values = jax.vmap(jax.vmap(lambda move: plain(unravel(vector + move)).ravel()))(moves)
+        return jnp.einsum("isy,s->yi", values, weights / step)
+
+    with jax.enable_x64(True):
+        plain, hand, inputs = problem(case, jnp.float64)
+
+        @jax.jit
+        def all_of_them(inputs):
+            return whole(hand, inputs), whole(by_vjp(plain), inputs), stencil(plain, inputs)
+
+        return Witnesses(*jax.device_get(all_of_them(inputs)))
+
+
+def error_in(dtype, case):
+    """By how much the hand-written result or pullback differs from `jax.vjp`'s in a precision."""
+    plain, hand, inputs = problem(case, dtype)
+    dy = drawn(jax.eval_shape(plain, inputs), dtype)
+    return relative(*each_pulled((hand, by_vjp(plain)), inputs, dy))
+
+
+def error_of_rule(case, rules):
+    """By how much the result or pullback by other rules differs from `jax.vjp`'s."""
+    _, hand, inputs = problem(case, jnp.float64, rules)
+    y, pulled_back = witnesses(case).for_drawn()
+    return relative(pulled(hand, inputs, drawn(y, float)), (y, pulled_back))

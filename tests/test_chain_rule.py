@@ -14,13 +14,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from protocol import (
     by_vjp,
+    drawn,
     each_pulled,
+    error_in,
     error_of_rule,
-    jacobians,
     problem,
-    pulled,
     random_like,
     relative,
+    witnesses,
 )
 
 import funcnet as fn
@@ -36,14 +37,14 @@ by_rule = pytest.mark.parametrize("case", EACH, ids=lambda case: case.name)
 
 @by_case
 def test_rule_agrees_with_vjp_in_float64(case):
-    with jax.enable_x64(True):
-        assert error_of_rule(case, jnp.float64) <= 1e-12
+    found = witnesses(case)
+    assert relative(found.by_hand, found.by_vjp) <= 1e-12
 
 
 @pytest.mark.slow
 @by_rule
 def test_rule_agrees_with_vjp_in_float32(case):
-    assert error_of_rule(case, jnp.float32) <= 1e-5
+    assert error_in(jnp.float32, case) <= 1e-5
 
 
 # A kink within the stencil's reach would spoil the difference, not the rule: the inputs are fixed.
@@ -52,22 +53,16 @@ def test_rule_agrees_with_vjp_in_float32(case):
     "case", [c for c in CASES if not c.name.startswith("frozen")], ids=lambda case: case.name
 )
 def test_whole_jacobian_agrees_with_differences(case):
-    with jax.enable_x64(True):
-        by_hand, by_differences = jacobians(case)
-        assert relative(by_hand, by_differences) <= 1e-7
+    found = witnesses(case)
+    assert relative(found.jacobian(), found.by_differences) <= 1e-7
 
 
 @by_rule
 def test_rule_in_bfloat16_is_as_good_as_autodiff(case):
     plain, hand, inputs = problem(case, jnp.bfloat16)
-    result = jax.eval_shape(plain, inputs)
-    dy = random_like(result, 4, jnp.bfloat16)
-    with jax.enable_x64(True):
-        exact, _, _ = problem(case, jnp.float64)
-        wide = jax.tree.map(lambda a: a.astype(jnp.float64), (inputs, dy))
-        _, truth = pulled(by_vjp(exact), *wide)
-    dy = dy.astype(result.dtype)
+    dy = drawn(jax.eval_shape(plain, inputs), jnp.bfloat16)
     (_, auto), (_, by_hand) = each_pulled((by_vjp(plain), hand), inputs, dy)
+    _, truth = witnesses(case).for_drawn()
     error = relative(by_hand, truth)
     assert error <= 2e-2
     assert error <= max(1.5 * relative(auto, truth), 1e-6)
@@ -269,9 +264,7 @@ def checks(name):
     stem = STEMS.get(name, name)
     cases = [case for case in CASES if case.name.startswith(stem)]
     assert cases
-    return [
-        functools.partial(lambda c, rules: error_of_rule(c, jnp.float64, rules), c) for c in cases
-    ]
+    return [functools.partial(error_of_rule, case) for case in cases]
 
 
 def whole_error(rules):

@@ -411,20 +411,23 @@ def compiled(case):
 def swept(case, step=1e-6):
     """In one program under vmap, in float64: the uses of three pairs, and the gradient of the first
     with its difference quotients."""
+    structure = jax.tree.structure(case.make(case.values[0]))
+
+    @jax.vmap
+    @jax.value_and_grad
+    def use(numbers):
+        return case.use(structure.unflatten(list(numbers)))
+
+    @jax.jit
+    def moved(values):
+        three = jnp.stack(jax.tree.leaves(jax.vmap(case.make)(values)), axis=1)
+        steps = step * np.eye(three.shape[1])
+        return use(jnp.concatenate([three, three[0] + steps, three[0] - steps]))
+
     with jax.enable_x64(True):
-        leaves, structure = jax.tree.flatten(jax.vmap(case.make)(jnp.linspace(*case.values, 3)))
-        three = jnp.stack(leaves, axis=1)
-        moved = [three[0] + sign * step * jnp.eye(len(leaves)) for sign in (1.0, -1.0)]
-
-        @jax.jit
-        @jax.vmap
-        @jax.value_and_grad
-        def use(numbers):
-            return case.use(structure.unflatten(list(numbers)))
-
-        values, grads = use(jnp.concatenate([three, *moved]))
-        up, down = jnp.split(values[3:], 2)
-        return tuple(np.asarray(x) for x in (values[:3], grads[0], (up - down) / (2.0 * step)))
+        values, grads = map(np.asarray, moved(np.linspace(*case.values, 3)))
+    up, down = np.split(values[3:], 2)
+    return values[:3], grads[0], (up - down) / (2.0 * step)
 
 
 @by_case
@@ -463,13 +466,17 @@ OPTIMIZERS = [case for case in CASES if case.use in (use_optimizer, use_average)
 def test_update_returns_the_dtypes_it_was_given(case, dtype):
     optimizer = case.make(jnp.float32(case.values[0]))
     params, grads = jax.tree.map(lambda a: jnp.asarray(a, dtype), (PARAMS, GRADS[0]))
-    state = optimizer.init(params)
-    updates, after = hand_on(
-        optimizer.update, grads, state, params, known_of(jnp.ones(()), grads, params)
-    )
+
+    def once(params, grads):
+        state = optimizer.init(params)
+        known = known_of(jnp.ones(()), grads, params)
+        updates, after = hand_on(optimizer.update, grads, state, params, known)
+        return state, after, updates, fn.apply_updates(params, updates)
+
+    state, after, updates, moved = jax.eval_shape(once, params, grads)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
-    chex.assert_trees_all_equal_shapes_and_dtypes(fn.apply_updates(params, updates), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(moved, params)
 
 
 STATIC = {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases.conv import WINOGRAD
-from protocol import error_of_rule
+from protocol import error_in
 
 import funcnet as fn
 from funcnet.layers import conv as forms
@@ -166,7 +166,7 @@ def test_sums_in_16_bits_stay_in_range_and_are_rounded_once():
 def test_winograd_agrees_with_the_rule_and_is_as_exact_as_patches():
     (case,) = WINOGRAD
     with jax.enable_x64(True):
-        assert error_of_rule(case, jnp.float64) <= 1e-12
+        assert error_in(jnp.float64, case) <= 1e-12
         x, weight = draw(1, 2, 14, 14, 64), draw(2, 3, 3, 64, 32)
         geometry = {"stride": (1, 1), "dilation": (1, 1), "groups": 1}
         geometry["places"] = ((14, 1, 1), (14, 1, 1))

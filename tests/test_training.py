@@ -27,7 +27,7 @@ def build(learning_rate=1e-2, rate=0.2):
 
 run = jax.jit(fn.run, static_argnames=("steps", "batch_size"))
 resume = jax.jit(fn.resume, static_argnames=("steps", "batch_size"))
-FULL = {"xla_backend_optimization_level": 3}
+FULL = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 """As users compile, where bits are compared."""
 
 

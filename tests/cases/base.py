@@ -18,6 +18,9 @@ class Case(NamedTuple):
     context: Mapping[str, Any] = MappingProxyType({})
     mask: Any = None
 
+    def __hash__(self):
+        return hash(self.name)
+
 
 KEYED = {"key": jax.random.key(3), "train": True}
 QUIET = {"key": None, "train": False}
