@@ -6,6 +6,7 @@ import importlib.util
 import io
 import itertools
 import json
+import os
 import threading
 import zlib
 from pathlib import Path
@@ -408,26 +409,30 @@ def test_sharded_arrays_are_gathered_and_placed_like_the_template():
             assert leaf.committed == (template is not plain)
 
 
+def noisy_init(key):
+    return {"weight": jax.random.normal(key, (5, 3))}, jnp.zeros(())
+
+
+def noisy_loss(params, state, batch, *, key=None, train=False):
+    x, labels = batch
+    logits = (x + jax.random.normal(key, (5,))) @ params["weight"]
+    return fn.cross_entropy(logits, labels).mean(), (state + 1.0, {})
+
+
 def test_a_run_goes_on_from_its_file_bit_for_bit(tmp_path):
-    """With dropout's keys and in mid-epoch: 3 steps, a file, 4 steps are 7."""
-    net = fn.serial(fn.dense(5, 4), fn.dropout(0.2), fn.dense(4, 3))
-    trainer = fn.trainer(fn.supervised(net, fn.cross_entropy), fn.adam(1e-2))
+    """Noise from its key included: 3 steps, a file and 4 steps are 7 steps."""
+    trainer = fn.trainer(fn.Task(noisy_init, noisy_loss), fn.adam(1e-2))
     rng = np.random.default_rng(0)
-    data = rng.standard_normal((10, 5)).astype(np.float32), np.arange(10) % 3
-    key = jax.random.key(0)
-    resume = jax.jit(
-        lambda state: fn.resume(trainer, data, state, steps=1, batch_size=4).state,
-        compiler_options={"xla_backend_optimization_level": 3},
-    )
-    whole = jax.jit(trainer.init)(key)
-    for step in range(7):
-        whole = resume(whole)
-        if step == 2:
-            save(tmp_path / "a", whole, step=3)
-    state = load(tmp_path / "a", jax.eval_shape(trainer.init, key))
+    batch = rng.standard_normal((10, 5)).astype(np.float32), np.arange(10) % 3
+    step = jax.jit(trainer.step, compiler_options={"xla_backend_optimization_level": 3})
+    states = [jax.jit(trainer.init)(jax.random.key(0))]
+    for _ in range(7):
+        states.append(step(states[-1], batch)[0])
+    save(tmp_path / "a", states[3], step=3)
+    state = load(tmp_path / "a", jax.eval_shape(trainer.init, jax.random.key(0)))
     for _ in range(4):
-        state = resume(state)
-    assert_same(state, whole)
+        state, _ = step(state, batch)
+    assert_same(state, states[7])
 
 
 # Folders
@@ -615,6 +620,20 @@ def test_stale_temporary_files_go_and_living_ones_stay(tmp_path):
     assert left == {".step-0000000002.safetensors.00.tmp", ".other.tmp"}
     Checkpoints(tmp_path).close()
     assert {path.name for path in tmp_path.iterdir()} == {".other.tmp"}
+
+
+def test_a_file_taken_for_stale_before_it_is_locked_is_made_anew(tmp_path, monkeypatch):
+    flock, path, count = files.fcntl.flock, tmp_path / ".a.tmp", itertools.count()
+
+    def late(file, operation):
+        if next(count) < 2:
+            path.unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    with files.create(path) as file:
+        assert path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    assert next(count) == 3
 
 
 @pytest.mark.parametrize(
