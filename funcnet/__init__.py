@@ -172,17 +172,22 @@ from funcnet.transformer import swiglu, transformer_block
 from funcnet.version import __version__
 
 if TYPE_CHECKING:
-    from funcnet import chain_rule, datasets
+    from funcnet import chain_rule, checkpoint, datasets
+    from funcnet.checkpoint import Checkpoints, load_safetensors, save_safetensors
     from funcnet.verify import GradientErrors, check_gradients
     from funcnet.verify_optimizer import OptimizerReport, check_optimizer
 
 LATE = {
+    "Checkpoints": "checkpoint",
     "chain_rule": "chain_rule",
+    "checkpoint": "checkpoint",
     "datasets": "datasets",
     "GradientErrors": "verify",
     "OptimizerReport": "verify_optimizer",
     "check_gradients": "verify",
     "check_optimizer": "verify_optimizer",
+    "load_safetensors": "checkpoint",
+    "save_safetensors": "checkpoint",
 }
 """What training does not need, and so is imported at its first use only."""
 
@@ -200,6 +205,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "Cell",
+    "Checkpoints",
     "GradientErrors",
     "Masked",
     "Network",
@@ -246,6 +252,7 @@ __all__ = [
     "chain_rule",
     "check_gradients",
     "check_optimizer",
+    "checkpoint",
     "clip_by_block_norm",
     "clip_by_global_norm",
     "clip_by_value",
@@ -311,6 +318,7 @@ __all__ = [
     "linear",
     "linear_one_cycle",
     "lion",
+    "load_safetensors",
     "log_cosh",
     "lookahead",
     "lstm",
@@ -357,6 +365,7 @@ __all__ = [
     "rprop",
     "run",
     "sam",
+    "save_safetensors",
     "schedule_free_adamw",
     "schedule_free_eval",
     "schedule_free_sgd",

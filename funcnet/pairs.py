@@ -142,14 +142,10 @@ def unbind(func: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]
     return func, bound
 
 
-def hyperparameters(pair: Tree) -> dict[str, Any]:
-    """Every number in a pair by its name, such as `{"step.update.learning_rate.value": 0.001}`.
-
-    Of a gradient with respect to a pair, the derivative for each of them. Where two names would be
-    alike, they are JAX's own paths.
-    """
-    pairs = jax.tree_util.tree_flatten_with_path(pair)[0]
-    paths, leaves = [path for path, _ in pairs], [leaf for _, leaf in pairs]
+def leaf_names(tree: Tree) -> list[str]:
+    """The leaves' paths, such as `params.0.weight`, in the leaves' order; where two of them would
+    be alike, JAX's own paths, such as `.params[0]['weight']`."""
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
     def name(path):
         # A Partial numbers its two parts, arguments and keywords, which says nothing.
@@ -159,7 +155,16 @@ def hyperparameters(pair: Tree) -> dict[str, Any]:
     names = [name(path) for path in paths]
     if len(set(names)) < len(names):
         names = [jax.tree_util.keystr(path) for path in paths]
-    return dict(zip(names, leaves, strict=True))
+    return names
+
+
+def hyperparameters(pair: Tree) -> dict[str, Any]:
+    """Every number in a pair by its name, such as `{"step.update.learning_rate.value": 0.001}`.
+
+    Of a gradient with respect to a pair, the derivative for each of them. Where two names would be
+    alike, they are JAX's own paths.
+    """
+    return dict(zip(leaf_names(pair), jax.tree.leaves(pair), strict=True))
 
 
 def number(name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> Any:

@@ -1,5 +1,6 @@
 """An optimizer, such as one of the user's own, held against what every pair has to keep."""
 
+import io
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from funcnet.checkpoint import read_tree, write_tree
 from funcnet.numerics import widen
 from funcnet.optimizers import Known, apply_updates, hand_on
 from funcnet.pairs import Optimizer, Tree, partial
@@ -61,7 +63,7 @@ def known_of(loss, grads, params):
 
 
 def path_of(optimizer, params, grads):
-    """(the first updates, the parameters at the end) under the given gradients."""
+    """(the first updates, the parameters and the state at the end) under the given gradients."""
 
     def step(carry, inputs):
         params, state = carry
@@ -72,8 +74,9 @@ def path_of(optimizer, params, grads):
         return (apply_updates(params, updates), state), updates
 
     count = jnp.arange(jax.tree.leaves(grads)[0].shape[0], dtype=float)
-    (params, _), updates = lax.scan(step, (params, optimizer.init(params)), (count, grads))
-    return jax.tree.map(lambda u: u[0], updates), params
+    start = (params, optimizer.init(params))
+    (params, state), updates = lax.scan(step, start, (count, grads))
+    return jax.tree.map(lambda u: u[0], updates), params, state
 
 
 def described(tree):
@@ -150,7 +153,7 @@ def check_sweep(optimizer, make, values, params, grads):
         traces.append(pair)
         return path_of(pair, params, grads)
 
-    loop = [run(pair, params, grads) for pair in pairs]
+    loop = [run(pair, params, grads)[:2] for pair in pairs]
     if len(traces) > 1:
         raise AssertionError(
             f"one compilation: {len(traces)} for {len(pairs)} values; their structures differ, as "
@@ -159,7 +162,7 @@ def check_sweep(optimizer, make, values, params, grads):
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *pairs)
     if not jax.tree.leaves(stacked):
         return run, 0.0
-    swept = jax.jit(jax.vmap(path_of, in_axes=(0, None, None)))(stacked, params, grads)
+    swept = jax.jit(jax.vmap(path_of, in_axes=(0, None, None)))(stacked, params, grads)[:2]
     together = jax.tree.map(lambda *leaves: np.stack(leaves), *loop)
     return run, check_deviation("vmap against a loop", swept, together, 1e-4)
 
@@ -167,7 +170,7 @@ def check_sweep(optimizer, make, values, params, grads):
 def check_edges(run, optimizer, params, grads):
     """Gradients of 0, and one NaN."""
     zero = jax.tree.map(np.zeros_like, grads)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(run(optimizer, params, zero))[0]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(run(optimizer, params, zero)[:2])[0]:
         if wrong := int((~np.isfinite(np.asarray(leaf, complex))).sum()):
             raise AssertionError(
                 f"zero gradient: {wrong} numbers are not finite at {jax.tree_util.keystr(path)}"
@@ -175,7 +178,7 @@ def check_edges(run, optimizer, params, grads):
     bad = jax.tree.map(np.copy, grads)
     for leaf in jax.tree.leaves(bad):
         leaf.ravel()[:1] = np.nan
-    first, _ = run(optimizer, params, bad)
+    first, *_ = run(optimizer, params, bad)
     for path, leaf in jax.tree_util.tree_flatten_with_path(first)[0]:
         number = np.asarray(leaf, complex).ravel()[:1]
         if np.isfinite(number).all() and number.any():
@@ -194,9 +197,31 @@ def check_complex(run, optimizer, params, grads):
     def turned(tree):
         return jax.tree.map(lambda x: 1j * x if jnp.iscomplexobj(x) else x, tree)
 
-    first, _ = run(optimizer, params, grads)
-    rotated, _ = run(optimizer, turned(params), turned(grads))
+    first, *_ = run(optimizer, params, grads)
+    rotated, *_ = run(optimizer, turned(params), turned(grads))
     check_deviation("complex leaves multiplied by i", rotated, turned(first), 1e-5)
+
+
+def check_round_trip(run, optimizer, params, grads):
+    """The state after a few updates, through a checkpoint in memory, bit by bit."""
+
+    def bits(leaf):
+        key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if key else leaf).tobytes()
+
+    _, _, state = run(optimizer, params, grads)
+    file = io.BytesIO()
+    try:
+        write_tree(file, state)
+        restored = read_tree(file, jax.eval_shape(optimizer.init, params))
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"state through a checkpoint: {error}") from error
+    pairs = zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(restored), strict=True)
+    for (path, before), after in pairs:
+        if bits(before) != bits(after):
+            raise AssertionError(
+                f"state through a checkpoint: other bits at {jax.tree_util.keystr(path)}"
+            )
 
 
 def progress_of(optimizer, steps=200):
@@ -204,7 +229,7 @@ def progress_of(optimizer, steps=200):
     kinds = {"narrow": jnp.bfloat16, "wide": jnp.float32}
     start = {name: np.ones(64, dtype) for name, dtype in kinds.items()}
     grads = {name: np.ones((steps, 64), dtype) for name, dtype in kinds.items()}
-    _, end = jax.jit(path_of)(optimizer, start, grads)
+    _, end, _ = jax.jit(path_of)(optimizer, start, grads)
     moved = {name: abs(float(np.mean(np.asarray(p, float)) - 1.0)) for name, p in end.items()}
     return moved["narrow"] / moved["wide"] if moved["wide"] else 1.0
 
@@ -226,11 +251,11 @@ def check_optimizer(
     float32, bfloat16 and float16 parameters, an empty tree, a bare scalar, leaves of size 0; the
     first updates are `reference(grads, params)`, where given, to `tolerance`; the same compiled
     program serves all of its numbers, and `vmap` over them is the loop, over `steps` updates;
-    gradients of 0 give finite updates, and a NaN stays one, or is skipped with an update of 0. Its
-    numbers are varied by `make(value)` for each of `values`, or else multiplied by 0.9 and 0.8.
-    `params` replaces the example tree; of complex leaves in it the updates must turn with the
-    gradients. The loss, a weight of 1 and an objective, a bowl that has the gradient given, are
-    handed to an update that takes them.
+    gradients of 0 give finite updates, and a NaN stays one, or is skipped with an update of 0; the
+    state comes back from a checkpoint with every bit. Its numbers are varied by `make(value)` for
+    each of `values`, or else multiplied by 0.9 and 0.8. `params` replaces the example tree; of
+    complex leaves in it the updates must turn with the gradients. The loss, a weight of 1 and an
+    objective, a bowl that has the gradient given, are handed to an update that takes them.
 
     `least_progress` is the fraction of float32's way that bfloat16 parameters, all 1, must go in
     200 updates by gradients of 1: none at a rate of 1e-3 by plain rounding, whatever the optimizer;
@@ -257,10 +282,11 @@ def check_optimizer(
     run, sweep = check_sweep(pair, make, values, params, grads)
     if reference is not None:
         one = jax.tree.map(lambda g: g[0], grads)
-        first, _ = run(pair, params, grads)
+        first, *_ = run(pair, params, grads)
         first_step = check_deviation("first step", first, reference(one, params), tolerance)
     check_edges(run, pair, params, grads)
     check_complex(run, pair, params, grads)
+    check_round_trip(run, pair, params, grads)
     progress = progress_of(pair)
     if not progress >= least_progress:
         raise AssertionError(

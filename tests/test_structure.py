@@ -12,7 +12,7 @@ import funcnet as fn
 ROOT = Path(fn.__file__).parent
 ORDER = [
     {"version", "pairs", "numerics"},
-    {"layers", "metrics", "schedules", "shuffle", "datasets"},
+    {"layers", "metrics", "schedules", "shuffle", "datasets", "checkpoint"},
     {"losses", "combine", "optimizers", "overview", "population", "precision"},
     {"task", "transformer"},
     {"training", "networks", "generate"},
@@ -51,7 +51,7 @@ def test_the_library_is_pure(file):
         if isinstance(node, ast.Call)
     }  # fmt: skip
     effects = {"print", "jax.config.update", "time.time", "time.perf_counter"}
-    if file.parent.name != "datasets":
+    if file.parent.name not in ("datasets", "checkpoint"):
         effects |= {"open"}
     assert not calls & effects
     if RANK[file.relative_to(ROOT).with_suffix("").parts[0]] < RANK["verify"]:

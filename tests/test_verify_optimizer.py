@@ -79,6 +79,10 @@ def wide_state(grads, state, params=None):
     return grads, jax.tree.map(lambda s, g: s.astype(jnp.float32) + g, state, grads)
 
 
+def under_a_reserved_name(params):
+    return {"__metadata__": jnp.zeros(())}
+
+
 @jax.custom_batching.custom_vmap
 def doubled_in_sweeps(rate):
     return rate
@@ -147,6 +151,11 @@ BROKEN = {
         pair(nothing, each(without_conjugate)),
         {"params": COMPLEX},
         "complex leaves multiplied by i: relative deviation .* exceeds 1e-05",
+    ),
+    "checkpoint": (
+        pair(under_a_reserved_name, each(plain)),
+        {},
+        "state through a checkpoint: the format keeps the name '__metadata__'",
     ),
     "bfloat16": (fn.sgd(1e-3), {"least_progress": 0.9}, "bfloat16 progress: 0.00 .* less than 0.9"),
 }
