@@ -1,6 +1,6 @@
 """Many runs at once: where to look, and what was found."""
 
-from funcnet.sweeps.early import Stopped, early_stopping, resume_early_stopping
+from funcnet.sweeps.early import Stopped, Watch, early_stopping, resume_early_stopping, watch
 from funcnet.sweeps.halving import Halved, Rungs, geometric_rungs, successive_halving
 from funcnet.sweeps.horizon import until
 from funcnet.sweeps.hyperband import Hyperband, brackets, hyperband
@@ -19,6 +19,7 @@ __all__ = [
     "Population",
     "Rungs",
     "Stopped",
+    "Watch",
     "ancestors",
     "brackets",
     "early_stopping",
@@ -32,4 +33,5 @@ __all__ = [
     "resume_early_stopping",
     "successive_halving",
     "until",
+    "watch",
 ]

@@ -89,7 +89,8 @@ def resume_early_stopping(
         return index + 1, watch, history
 
     entries = jax.eval_shape(chunk, start)[1]
-    history = jax.tree.map(lambda e: jnp.full(chunks, jnp.nan, e.dtype), entries)
+    wide = jax.tree.map(lambda e: jnp.promote_types(e.dtype, jnp.float32), entries)
+    history = jax.tree.map(lambda dtype: jnp.full(chunks, jnp.nan, dtype), wide)
     _, end, history = lax.while_loop(going, body, (0, start, history))
     return Stopped(end, *history)
 
