@@ -125,6 +125,19 @@ def check_data(data) -> tuple[Tree, int]:
     return data, length
 
 
+def replaced(state, **fields):
+    """A run's state with other fields; a wrapper's state holds the run's as `run`."""
+    if hasattr(state, "run"):
+        return state._replace(run=replaced(state.run, **fields))
+    return state._replace(**fields)
+
+
+def bound_loss(step):
+    """The loss that a trainer's step binds; a wrapper's step binds the one beneath as `step`."""
+    keywords = getattr(step, "keywords", {})
+    return bound_loss(keywords["step"]) if "step" in keywords else keywords.get("loss")
+
+
 def check_state(state):
     if isinstance(state, Result):
         raise TypeError("expected a run's state, such as result.state, got the Result itself")
@@ -188,7 +201,7 @@ def evaluate(trainer: Trainer, state: Any, data: Tree, *, batch_size: int = 1024
     and the metrics by their `"count"`, or by their lengths where a task of your own reports
     neither; those two are summed.
     """
-    loss = getattr(trainer.step, "keywords", {}).get("loss")
+    loss = bound_loss(trainer.step)
     if loss is None:
         raise ValueError("evaluate needs a trainer made by trainer(task, optimizer)")
     check_state(state)

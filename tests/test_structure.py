@@ -16,6 +16,8 @@ ORDER = [
     {"losses", "combine", "optimizers", "overview", "population", "precision"},
     {"task", "transformer"},
     {"training", "networks", "generate"},
+    {"guard"},
+    {"sweeps"},
     {"chain_rule"},
     {"verify", "verify_optimizer"},
 ]

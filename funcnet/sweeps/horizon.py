@@ -1,0 +1,28 @@
+"""Runs of different lengths in one program."""
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from funcnet.optimizers.wrappers import chosen
+from funcnet.pairs import Trainer, number, partial
+
+
+def horizon_step(run_state, batch, *, step, horizon):
+    after, metrics = step(run_state, batch)
+    return chosen(run_state.step < jnp.asarray(horizon), after, run_state), metrics
+
+
+def until(trainer: Trainer, horizon) -> Trainer:
+    """The trainer that makes `horizon` steps: later ones leave the run's state as it is, bit for
+    bit, its count of steps too.
+
+    The horizon is a leaf, so `run(..., steps=longest)` of a sweep of horizons is each member's run
+    with `steps=horizon`. A fraction counts as the next whole step. Beyond the horizon a run's
+    history repeats the loss of the batch that would come next, with the parameters that the run
+    ended with. A member that has ended costs as much as one that runs: put like lengths together.
+    Exact up to 2^24 steps in float32.
+    """
+    return Trainer(
+        partial(trainer.init),
+        Partial(horizon_step, step=partial(trainer.step), horizon=number("horizon", horizon, 0.0)),
+    )
