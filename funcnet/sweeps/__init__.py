@@ -1,0 +1,1 @@
+"""Many runs at once: where to look, and what was found."""
