@@ -72,18 +72,17 @@ class Table(NamedTuple):
 
         Numbers of more than `bins` distinct values are put into so many bins of about equally many
         members each; a bin's value is its members' median, and `name_low` and `name_high` are its
-        ends. Rows in the order of the values.
+        ends. Numbers stand in their order, choices in that of their first use.
         """
-        values = self.axis(name)
-        if isinstance(values, tuple):
-            return grouped(self, {name: values})
-        places = bins_of(values, check_count("bins", bins, 1))
-        binned = {name: medians(values, places)}
-        if len(np.unique(values)) > bins:
-            binned[f"{name}_low"] = reduced(np.minimum, values, places)
-            binned[f"{name}_high"] = reduced(np.maximum, values, places)
-        found = grouped(self, {n: v[places] for n, v in binned.items()})
-        return found.rows(np.argsort(found.points[name], kind="stable"))
+        places, values = binned(self.axis(name), check_count("bins", bins, 1))
+        found = grouped(self, {name: places})
+        order = np.argsort(found.points[name])
+        found = found.rows(order)
+        points = {name: values}
+        if not isinstance(values, tuple) and len(np.unique(self.axis(name))) > len(values):
+            for end, reduce in (("low", np.minimum), ("high", np.maximum)):
+                points[f"{name}_{end}"] = per_bin(reduce.reduce, self.axis(name), places)
+        return found._replace(points=points)
 
     def axis(self, name: str):
         """A column of points by its name."""
@@ -121,7 +120,7 @@ def codes(values):
     if not isinstance(values, tuple):
         _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
         return first[inverse]
-    places: dict[Any, int] = {}
+    places = {}
     return np.array([places.setdefault(value, i) for i, value in enumerate(values)])
 
 
@@ -150,24 +149,28 @@ def grouped(table, points):
     return Table(take(points, first), means, stds, *counts)
 
 
-def bins_of(values, bins):
-    """Each value's bin, int [n]: its place among the distinct values, or, where those are more
-    than `bins`, its quantile's; equal values share a bin."""
-    distinct, inverse = np.unique(values, return_inverse=True)
-    if len(distinct) > bins:
-        below = np.searchsorted(np.sort(values), distinct)
-        distinct_bin = below * bins // len(values)
-        return np.unique(distinct_bin, return_inverse=True)[1][inverse]
-    return inverse
+def binned(values, bins):
+    """(the bin of each of a column's values, int [n]; each bin's value).
+
+    The bins are the distinct values, numbers in their order and choices in that of their first
+    use; of more numbers than `bins`, so many quantiles, whose values are medians. Equal numbers
+    share a bin.
+    """
+    first, places = np.unique(codes(values), return_inverse=True)
+    if isinstance(values, tuple):
+        return places, at(values, first)
+    distinct, places = np.unique(values, return_inverse=True)
+    if len(distinct) <= bins:
+        return places, distinct
+    below = np.searchsorted(np.sort(values), distinct)
+    quantile = np.unique(below * bins // len(values), return_inverse=True)[1]
+    places = quantile[places]
+    return places, per_bin(np.median, values, places)
 
 
-def medians(values, places):
-    return np.array([np.median(values[places == bin]) for bin in range(places.max() + 1)])
-
-
-def reduced(function, values, places):
-    """A ufunc's reduction of each bin's values."""
-    return np.array([function.reduce(values[places == bin]) for bin in range(places.max() + 1)])
+def per_bin(function, values, places):
+    """`function` of each bin's values."""
+    return np.array([function(values[places == bin]) for bin in range(places.max() + 1)])
 
 
 def cell(value) -> str:
