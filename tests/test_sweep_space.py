@@ -122,7 +122,7 @@ def test_sobol_is_even_in_boxes_and_uniform_over_keys():
         np.testing.assert_array_equal(np.sort(cells), np.arange(2**k))
     keys = jax.random.split(KEY, 100)
     first = np.array([fn.sobol(key, 1, x=space["x0"])["x"][0] for key in keys])
-    assert np.abs(np.sort(first) - (np.arange(100) + 0.5) / 100).max() < 1.63 / math.10
+    assert np.abs(np.sort(first) - (np.arange(100) + 0.5) / 100).max() < 1.63 / 10
 
 
 def test_sobol_skips_constants_and_integrates_better_than_chance():
