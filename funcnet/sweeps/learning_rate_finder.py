@@ -19,7 +19,7 @@ class LearningRates(NamedTuple):
     median: Any  # [K], of the scores
     diverged: Any  # [K, S], whether the score is not below the first loss
     suggestion: Any  # the rate whose worst seed is the best; NaN where some seed diverges at all
-    edge: Any  # the lowest rate above it at which a seed diverges; infinite where none does
+    edge: Any  # the lowest rate above it at which some seed diverges; infinite without one
 
 
 def middle(values):
@@ -65,5 +65,5 @@ def find_learning_rate(
     some = diverged.any(axis=1)
     worst = jnp.where(some, jnp.inf, score.max(axis=1))
     suggestion = jnp.where(some.all(), jnp.nan, rates[worst.argmin()])
-    edge = jnp.where(some & (rates > suggestion), rates, jnp.inf).min()
+    edge = jnp.where(some & ~(rates <= suggestion), rates, jnp.inf).min()
     return LearningRates(rates, loss, score, middle(score), diverged, suggestion, edge)
