@@ -1,10 +1,13 @@
-"""Many runs at once: where to look, and what was found."""
+"""Many runs at once: where to look, how they fit on a machine, and what was found."""
 
+from funcnet.sweeps.distributions import choice, integers, log_uniform, normal, uniform
 from funcnet.sweeps.early import Stopped, Watch, early_stopping, resume_early_stopping, watch
 from funcnet.sweeps.halving import Halved, Rungs, geometric_rungs, successive_halving
 from funcnet.sweeps.horizon import until
 from funcnet.sweeps.hyperband import Hyperband, brackets, hyperband
+from funcnet.sweeps.learning_rate_finder import LearningRates, find_learning_rate
 from funcnet.sweeps.members import greatest, least
+from funcnet.sweeps.points import crossed
 from funcnet.sweeps.population_based import (
     Population,
     ancestors,
@@ -12,26 +15,42 @@ from funcnet.sweeps.population_based import (
     population_based,
     resample,
 )
+from funcnet.sweeps.space import grid, latin_hypercube, sample, sobol
+from funcnet.sweeps.table import Table, table
 
 __all__ = [
     "Halved",
     "Hyperband",
+    "LearningRates",
     "Population",
     "Rungs",
     "Stopped",
+    "Table",
     "Watch",
     "ancestors",
     "brackets",
+    "choice",
+    "crossed",
     "early_stopping",
+    "find_learning_rate",
     "geometric_rungs",
     "greatest",
+    "grid",
     "hyperband",
+    "integers",
+    "latin_hypercube",
     "least",
+    "log_uniform",
+    "normal",
     "perturb",
     "population_based",
     "resample",
     "resume_early_stopping",
+    "sample",
+    "sobol",
     "successive_halving",
+    "table",
+    "uniform",
     "until",
     "watch",
 ]

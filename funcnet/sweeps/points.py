@@ -1,0 +1,80 @@
+"""Points of a sweep: a plain dict, name -> column of n values.
+
+A column of numbers is an array [n], so that `jax.vmap(build)(**points)` makes n trainers; one of
+choices (strings, functions, bools) is a tuple of n.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Points = dict[str, Any]
+"""name -> array [n] or tuple of n."""
+
+
+def is_number(value) -> bool:
+    """Whether a value is a number to compute with, rather than a choice; a bool is a choice."""
+    if isinstance(value, np.ndarray | jnp.ndarray):
+        numeric = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, int)
+        return value.ndim == 0 and numeric
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def column(name: str, values: Iterable[Any]):
+    """Values as a column: an array of floats or ints where all are numbers, else a tuple."""
+    if isinstance(values, jax.Array):
+        if jnp.issubdtype(values.dtype, jax.dtypes.prng_key):
+            raise TypeError(f"{name} must be seeds, of which build makes keys, got keys")
+        values = np.asarray(values)
+    values = tuple(values)
+    if not values:
+        raise ValueError(f"{name} needs at least one value, got none")
+    if not all(is_number(value) for value in values):
+        if any(np.ndim(value) for value in values if hasattr(value, "ndim")):
+            raise ValueError(f"{name} must be a column of single values, got {values[0]!r}")
+        return values
+    array = np.array([np.asarray(value)[()] for value in values])
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(int)
+
+
+def at(values, indices):
+    """A column's values at some places."""
+    if isinstance(values, tuple):
+        return tuple(values[index] for index in indices)
+    return np.asarray(values)[indices]
+
+
+def take(points: Mapping[str, Any], indices: Sequence[int] | np.ndarray) -> Points:
+    """The points at `indices`, in that order."""
+    indices = np.asarray(indices, int)
+    return {name: at(values, indices) for name, values in points.items()}
+
+
+def count(points: Mapping[str, Any]) -> int:
+    """How many points there are; raises `ValueError` for columns of unequal lengths."""
+    lengths = {name: len(values) for name, values in points.items()}
+    if not lengths or len(set(lengths.values())) > 1:
+        raise ValueError(f"points are columns of one length, got {lengths}")
+    return next(iter(lengths.values()))
+
+
+def crossed(*points: Mapping[str, Any]) -> Points:
+    """Every combination of a point of each: n of one and m of the other make n m, the last
+    changing fastest. `crossed(sample(key, 64, ...), grid(seed=range(3)))` gives each of 64 samples
+    three seeds.
+
+    Raises `ValueError` where two have a column of the same name.
+    """
+    names = [name for one in points for name in one]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"crossed expects points of different names, got {twice} more than once")
+    sizes = [count(one) for one in points]
+    places = np.indices(sizes).reshape(len(sizes), -1)
+    return {
+        name: values
+        for one, indices in zip(points, places, strict=True)
+        for name, values in take(one, indices).items()
+    }
