@@ -167,12 +167,30 @@ from funcnet.schedules import (
 )
 from funcnet.shuffle import batch_indices
 from funcnet.task import supervised
-from funcnet.training import Result, RunState, evaluate, resume, run, trainer
+from funcnet.training import (
+    Result,
+    RunState,
+    evaluate,
+    resume,
+    resume_rematerialised,
+    run,
+    trainer,
+)
 from funcnet.transformer import swiglu, transformer_block
 from funcnet.version import __version__
 
 if TYPE_CHECKING:
     from funcnet import chain_rule, datasets
+    from funcnet.sweeps.hypergradient import (
+        Bijector,
+        Descent,
+        forward_value_and_grad,
+        hypergradient,
+        hypergradient_descent,
+        linear_space,
+        log_space,
+        logit_space,
+    )
     from funcnet.verify import GradientErrors, check_gradients
     from funcnet.verify_optimizer import OptimizerReport, check_optimizer
 
@@ -183,6 +201,14 @@ LATE = {
     "OptimizerReport": "verify_optimizer",
     "check_gradients": "verify",
     "check_optimizer": "verify_optimizer",
+    "Bijector": "sweeps",
+    "Descent": "sweeps",
+    "forward_value_and_grad": "sweeps",
+    "hypergradient": "sweeps",
+    "hypergradient_descent": "sweeps",
+    "linear_space": "sweeps",
+    "log_space": "sweeps",
+    "logit_space": "sweeps",
 }
 """What training does not need, and so is imported at its first use only."""
 
@@ -199,7 +225,9 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Bijector",
     "Cell",
+    "Descent",
     "GradientErrors",
     "Masked",
     "Network",
@@ -276,6 +304,7 @@ __all__ = [
     "flatten",
     "flattened",
     "focal",
+    "forward_value_and_grad",
     "freeze",
     "frozen",
     "gaussian_nll",
@@ -291,6 +320,8 @@ __all__ = [
     "gru_cell",
     "hinge",
     "huber",
+    "hypergradient",
+    "hypergradient_descent",
     "hyperparameters",
     "identity",
     "info_nce",
@@ -310,8 +341,11 @@ __all__ = [
     "lenet",
     "linear",
     "linear_one_cycle",
+    "linear_space",
     "lion",
     "log_cosh",
+    "log_space",
+    "logit_space",
     "lookahead",
     "lstm",
     "lstm_cell",
@@ -350,6 +384,7 @@ __all__ = [
     "residual",
     "resnet",
     "resume",
+    "resume_rematerialised",
     "rms_norm",
     "rmsprop",
     "rnn",

@@ -16,6 +16,7 @@ ORDER = [
     {"losses", "combine", "optimizers", "overview", "population", "precision"},
     {"task", "transformer"},
     {"training", "networks", "generate"},
+    {"sweeps"},
     {"chain_rule"},
     {"verify", "verify_optimizer"},
 ]
