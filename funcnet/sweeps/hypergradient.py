@@ -117,9 +117,7 @@ def bijectors(trainer, learnt) -> dict[str, Bijector]:
         learnt = functools.partial(by_table, table=pairs)
     found = {name: learnt(name) for name in names if learnt(name) is not None}
     if missed or not found:
-        raise ValueError(
-            f"learnt names none of the trainer's numbers by {missed}, which are {names}"
-        )
+        raise ValueError(f"learnt expects names of the trainer's numbers, {names}, got {missed}")
     for name, bijector in found.items():
         if not isinstance(bijector, Bijector):
             raise TypeError(
