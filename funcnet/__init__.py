@@ -159,7 +159,7 @@ from funcnet.schedules import (
 )
 from funcnet.shuffle import batch_indices
 from funcnet.task import supervised
-from funcnet.training import Result, RunState, evaluate, resume, run, trainer
+from funcnet.training import Result, RunState, evaluate, resume, resume_rematerialised, run, trainer
 from funcnet.transformer import swiglu, transformer_block
 from funcnet.version import __version__
 
@@ -196,11 +196,23 @@ if TYPE_CHECKING:
         uniform,
         until,
     )
+    from funcnet.sweeps.hypergradient import (
+        Bijector,
+        Descent,
+        forward_value_and_grad,
+        hypergradient,
+        hypergradient_descent,
+        linear_space,
+        log_space,
+        logit_space,
+    )
     from funcnet.verify import GradientErrors, check_gradients
     from funcnet.verify_optimizer import OptimizerReport, check_optimizer
 
 LATE = {
+    "Bijector": "sweeps",
     "Checkpoints": "checkpoint",
+    "Descent": "sweeps",
     "GradientErrors": "verify",
     "LearningRates": "sweeps",
     "OptimizerReport": "verify_optimizer",
@@ -216,15 +228,21 @@ LATE = {
     "datasets": "datasets",
     "early_stopping": "sweeps",
     "find_learning_rate": "sweeps",
+    "forward_value_and_grad": "sweeps",
     "geometric_rungs": "sweeps",
     "greatest": "sweeps",
     "grid": "sweeps",
     "hyperband": "sweeps",
+    "hypergradient": "sweeps",
+    "hypergradient_descent": "sweeps",
     "integers": "sweeps",
     "latin_hypercube": "sweeps",
     "least": "sweeps",
+    "linear_space": "sweeps",
     "load_safetensors": "checkpoint",
+    "log_space": "sweeps",
     "log_uniform": "sweeps",
+    "logit_space": "sweeps",
     "normal": "sweeps",
     "perturb": "sweeps",
     "plot_curves": "pictures",
@@ -258,8 +276,10 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Bijector",
     "Cell",
     "Checkpoints",
+    "Descent",
     "GradientErrors",
     "LearningRates",
     "Masked",
@@ -345,6 +365,7 @@ __all__ = [
     "flatten",
     "flattened",
     "focal",
+    "forward_value_and_grad",
     "freeze",
     "frozen",
     "gaussian_nll",
@@ -365,6 +386,8 @@ __all__ = [
     "hinge",
     "huber",
     "hyperband",
+    "hypergradient",
+    "hypergradient_descent",
     "hyperparameters",
     "identity",
     "info_nce",
@@ -387,10 +410,13 @@ __all__ = [
     "lenet",
     "linear",
     "linear_one_cycle",
+    "linear_space",
     "lion",
     "load_safetensors",
     "log_cosh",
+    "log_space",
     "log_uniform",
+    "logit_space",
     "lookahead",
     "lstm",
     "lstm_cell",
@@ -438,6 +464,7 @@ __all__ = [
     "resnet",
     "resume",
     "resume_early_stopping",
+    "resume_rematerialised",
     "rms_norm",
     "rmsprop",
     "rnn",

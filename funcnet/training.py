@@ -1,5 +1,6 @@
 """A training run as one pure function: the trainer's step, scanned over the shuffled data."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -148,6 +149,47 @@ def take(data, indices):
     return jax.tree.map(lambda a: a.at[indices].get(mode="promise_in_bounds"), data)
 
 
+def rematerialised_scan(step, state, length):
+    """`lax.scan(step, state, length=length)` in segments, run again in the backward pass."""
+    root = max(math.isqrt(length), 1)
+    # A divisor near the root leaves no shorter segment behind, which is compiled apart.
+    size = next((n for n in range(root, root // 2, -1) if length % n == 0), root)
+
+    def segment(state, size):
+        return lax.scan(jax.checkpoint(step), state, length=size)
+
+    again = jax.checkpoint(segment, static_argnums=1)
+    state, outputs = lax.scan(lambda state, _: again(state, size), state, length=length // size)
+    outputs = jax.tree.map(lambda a: lax.collapse(a, 0, 2), outputs)
+    if rest := length % size:
+        state, last = again(state, rest)
+        outputs = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), outputs, last)
+    return state, outputs
+
+
+def scanned(scan, trainer, data, state, steps, batch_size) -> Result:
+    """The run's next steps, each of its own batch, by `lax.scan` or its like."""
+    check_state(state)
+    data, length = check_data(data)
+    steps = check_count("steps", steps, 0)
+    if batch_size is not None:
+        batch_size = check_count("batch_size", batch_size, 1)
+        if batch_size > length:
+            raise ValueError(f"batch_size must be at most the {length} examples, got {batch_size}")
+    data_key, _ = run_keys(state.key)
+
+    def step(state, _):
+        batch = data
+        if batch_size is not None:
+            batch = take(data, batch_indices(data_key, state.step, length, batch_size))
+        return trainer.step(state, batch)
+
+    state, metrics = scan(step, state, length=steps)
+    if "loss" not in metrics:
+        raise ValueError(f'a trainer\'s metrics must hold "loss", got {sorted(metrics)}')
+    return Result(state, metrics.pop("loss"), metrics)
+
+
 def run(trainer: Trainer, data: Tree, key, *, steps: int, batch_size: int | None) -> Result:
     """Train from scratch for `steps` batches: `resume` from `trainer.init(key)`.
 
@@ -172,25 +214,20 @@ def resume(
 
     Raises `ValueError` for empty data, unequal lengths and `batch_size` above n.
     """
-    check_state(state)
-    data, length = check_data(data)
-    steps = check_count("steps", steps, 0)
-    if batch_size is not None:
-        batch_size = check_count("batch_size", batch_size, 1)
-        if batch_size > length:
-            raise ValueError(f"batch_size must be at most the {length} examples, got {batch_size}")
-    data_key, _ = run_keys(state.key)
+    return scanned(lax.scan, trainer, data, state, steps, batch_size)
 
-    def step(state, _):
-        batch = data
-        if batch_size is not None:
-            batch = take(data, batch_indices(data_key, state.step, length, batch_size))
-        return trainer.step(state, batch)
 
-    state, metrics = lax.scan(step, state, length=steps)
-    if "loss" not in metrics:
-        raise ValueError(f'a trainer\'s metrics must hold "loss", got {sorted(metrics)}')
-    return Result(state, metrics.pop("loss"), metrics)
+def resume_rematerialised(
+    trainer: Trainer, data: Tree, state: Any, *, steps: int, batch_size: int | None
+) -> Result:
+    """`resume`, bit for bit, whose reverse-mode derivative keeps about 2 sqrt(steps) run states,
+    rather than the inner values of every step, and runs forward twice more.
+
+    For the derivative of a whole run with respect to the trainer, from `trainer.init(key)` on. The
+    states kept are those before each segment of about sqrt(steps) steps and, of one segment at a
+    time, those before each step (Griewank 1992, with two levels); the forward pass is as it was.
+    """
+    return scanned(rematerialised_scan, trainer, data, state, steps, batch_size)
 
 
 def evaluate(trainer: Trainer, state: Any, data: Tree, *, batch_size: int = 1024) -> dict[str, Any]:

@@ -5,6 +5,16 @@ from funcnet.sweeps.early import Stopped, Watch, early_stopping, resume_early_st
 from funcnet.sweeps.halving import Halved, Rungs, geometric_rungs, successive_halving
 from funcnet.sweeps.horizon import until
 from funcnet.sweeps.hyperband import Hyperband, brackets, hyperband
+from funcnet.sweeps.hypergradient import (
+    Bijector,
+    Descent,
+    forward_value_and_grad,
+    hypergradient,
+    hypergradient_descent,
+    linear_space,
+    log_space,
+    logit_space,
+)
 from funcnet.sweeps.learning_rate_finder import LearningRates, find_learning_rate
 from funcnet.sweeps.members import greatest, least
 from funcnet.sweeps.points import crossed
@@ -19,6 +29,8 @@ from funcnet.sweeps.space import grid, latin_hypercube, sample, sobol
 from funcnet.sweeps.table import Table, table
 
 __all__ = [
+    "Bijector",
+    "Descent",
     "Halved",
     "Hyperband",
     "LearningRates",
@@ -33,14 +45,20 @@ __all__ = [
     "crossed",
     "early_stopping",
     "find_learning_rate",
+    "forward_value_and_grad",
     "geometric_rungs",
     "greatest",
     "grid",
     "hyperband",
+    "hypergradient",
+    "hypergradient_descent",
     "integers",
     "latin_hypercube",
     "least",
+    "linear_space",
+    "log_space",
     "log_uniform",
+    "logit_space",
     "normal",
     "perturb",
     "population_based",
