@@ -173,16 +173,34 @@ from funcnet.version import __version__
 
 if TYPE_CHECKING:
     from funcnet import chain_rule, datasets
+    from funcnet.sweeps import (
+        Plan,
+        group_members,
+        member,
+        plan,
+        resume_padded,
+        run_padded,
+        share_counters,
+        sweep,
+    )
     from funcnet.verify import GradientErrors, check_gradients
     from funcnet.verify_optimizer import OptimizerReport, check_optimizer
 
 LATE = {
-    "chain_rule": "chain_rule",
-    "datasets": "datasets",
     "GradientErrors": "verify",
     "OptimizerReport": "verify_optimizer",
+    "Plan": "sweeps",
+    "chain_rule": "chain_rule",
     "check_gradients": "verify",
     "check_optimizer": "verify_optimizer",
+    "datasets": "datasets",
+    "group_members": "sweeps",
+    "member": "sweeps",
+    "plan": "sweeps",
+    "resume_padded": "sweeps",
+    "run_padded": "sweeps",
+    "share_counters": "sweeps",
+    "sweep": "sweeps",
 }
 """What training does not need, and so is imported at its first use only."""
 
@@ -205,6 +223,7 @@ __all__ = [
     "Network",
     "Optimizer",
     "OptimizerReport",
+    "Plan",
     "Result",
     "RunState",
     "Summary",
@@ -286,6 +305,7 @@ __all__ = [
     "global_norm",
     "gpt",
     "graft",
+    "group_members",
     "group_norm",
     "gru",
     "gru_cell",
@@ -319,6 +339,7 @@ __all__ = [
     "max_pool",
     "mean_absolute_error",
     "mean_squared_error",
+    "member",
     "mlp",
     "momentum",
     "multi_margin",
@@ -337,6 +358,7 @@ __all__ = [
     "piecewise_cosine",
     "piecewise_linear",
     "plain_dot_product",
+    "plan",
     "poisson_nll",
     "polynomial",
     "population_statistics",
@@ -350,12 +372,14 @@ __all__ = [
     "residual",
     "resnet",
     "resume",
+    "resume_padded",
     "rms_norm",
     "rmsprop",
     "rnn",
     "rnn_cell",
     "rprop",
     "run",
+    "run_padded",
     "sam",
     "schedule_free_adamw",
     "schedule_free_eval",
@@ -363,6 +387,7 @@ __all__ = [
     "serial",
     "sgd",
     "shampoo",
+    "share_counters",
     "sigmoid",
     "sign_sgd",
     "signum",
@@ -379,6 +404,7 @@ __all__ = [
     "summary",
     "supervised",
     "swa",
+    "sweep",
     "swiglu",
     "tanh",
     "tied_embedding",
