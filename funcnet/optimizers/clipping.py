@@ -39,10 +39,11 @@ def norm_parts(tree):
     square = sum(jnp.square(jnp.abs(x)).sum() for x in leaves)
     limits = jnp.finfo(square.dtype)
     exact = jnp.isfinite(square) & (square > limits.tiny / limits.eps)
-    # A loop of at most one turn: unlike `cond` it is skipped also under vmap.
+    # A loop of at most one turn: unlike `cond` it is skipped also under vmap. The numbers times the
+    # scale that it begins with, 1, as XLA moves out of a loop what does not change in it.
     _, parts = lax.while_loop(
         lambda carry: ~carry[0],
-        lambda carry: (jnp.ones_like(exact), scaled_norm(leaves)),
+        lambda carry: (jnp.ones_like(exact), scaled_norm([x * carry[1][0] for x in leaves])),
         (exact, (jnp.ones_like(square), jnp.sqrt(square))),
     )
     return parts
