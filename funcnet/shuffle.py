@@ -53,22 +53,23 @@ def permute(index, epoch, seeds, n: int):
     return lax.while_loop(lambda carry: carry[0] | (carry[1] >= n).any(), walk, carry)[1]
 
 
-def position(step, n: int, batch_size: int):
+def position(step, n: int, batch_size, largest: int):
     """(epoch, offset) of the batch's first example, divmod(step * batch_size, n), in uint32.
 
-    The product does not fit, so it is divided digit by digit; n must be below 2^31.
+    The product does not fit, so it is divided digit by digit; n must be below 2^31. `batch_size`
+    may be traced, of at most `largest`.
     """
-    cycle = n // math.gcd(n, batch_size)  # after so many steps a batch begins an epoch again
-    turns, step = jnp.divmod(step.astype(jnp.uint32), jnp.uint32(cycle))
+    # After n steps a batch begins an epoch again.
+    turns, step = jnp.divmod(step.astype(jnp.uint32), jnp.uint32(n))
     bits = 32 - (n - 1).bit_length() if n > 1 else 31
     epoch = offset = jnp.uint32(0)
-    for shift in range(batch_size.bit_length() // bits * bits, -1, -bits):
+    for shift in range(largest.bit_length() // bits * bits, -1, -bits):
         digit = (batch_size >> shift) % (1 << bits)
         high, low = offset << bits, step * jnp.uint32(digit)
         epoch = (epoch << bits) + high // n + low // n
         offset = high % n + low % n
         epoch, offset = epoch + offset // n, offset % n
-    return epoch + turns * jnp.uint32(batch_size * cycle // n), offset
+    return epoch + turns * jnp.uint32(batch_size), offset
 
 
 def batch_indices(key: jax.Array, step, n: int, batch_size: int):
@@ -84,9 +85,15 @@ def batch_indices(key: jax.Array, step, n: int, batch_size: int):
         raise ValueError(f"batch_indices counts up to 2^31 - 1 examples, got {n}")
     if not 1 <= batch_size <= n:
         raise ValueError(f"batch_size must be from 1 to the {n} examples, got {batch_size}")
+    return padded_indices(key, step, n, batch_size, batch_size)
+
+
+def padded_indices(key, step, n: int, batch_size, largest: int):
+    """int32 [largest]: first those of batch `step` for a traced `batch_size`, of at most `largest`,
+    then others, in range too."""
     seeds = jax.random.bits(key, (ROUNDS + 1,), jnp.uint32)
-    epoch, offset = position(jnp.asarray(step), n, batch_size)
-    offsets = offset + jnp.arange(batch_size, dtype=jnp.uint32)
+    epoch, offset = position(jnp.asarray(step), n, batch_size, largest)
+    offsets = offset + jnp.arange(largest, dtype=jnp.uint32)
     later = offsets >= n
     index = jnp.where(later, offsets - n, offsets)
     return permute(index, epoch + later.astype(jnp.uint32), seeds, n).astype(jnp.int32)

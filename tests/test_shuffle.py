@@ -69,7 +69,9 @@ def test_statistics(n, by_key):
 )
 def test_position_divides_exactly_beyond_32_bits(n, size):
     steps = np.concatenate([np.arange(4), np.random.default_rng(0).integers(0, 2**31 - 1, 50)])
-    epoch, offset = jax.jit(jax.vmap(lambda s: position(s, n, size)))(jnp.asarray(steps, jnp.int32))
+    epoch, offset = jax.jit(jax.vmap(lambda s: position(s, n, size, size)))(
+        jnp.asarray(steps, jnp.int32)
+    )
     for step, e, o in zip(steps.tolist(), epoch.tolist(), offset.tolist(), strict=True):
         assert (e, o) == (step * size // n % 2**32, step * size % n)
 

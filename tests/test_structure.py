@@ -21,6 +21,8 @@ ORDER = [
     {"chain_rule"},
     {"verify", "verify_optimizer", "pictures"},
 ]
+RIM = {"sweeps/planner"}
+"""What compiles, below the rank of those that check."""
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 FILES = [file for file in sorted(ROOT.rglob("*.py")) if file != ROOT / "__init__.py"]
 
@@ -57,7 +59,8 @@ def test_the_library_is_pure(file):
     if file.parent.name not in ("datasets", "checkpoint"):
         effects |= {"open"}
     assert not calls & effects
-    if RANK[file.relative_to(ROOT).with_suffix("").parts[0]] < RANK["verify"]:
+    name = file.relative_to(ROOT).with_suffix("")
+    if RANK[name.parts[0]] < RANK["verify"] and str(name) not in RIM:
         nodes = ast.walk(ast.parse(file.read_text()))
         assert "jax.jit" not in {ast.unparse(n) for n in nodes if isinstance(n, ast.Attribute)}
 

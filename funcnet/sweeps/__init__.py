@@ -2,6 +2,7 @@
 
 from funcnet.sweeps.distributions import choice, integers, log_uniform, normal, uniform
 from funcnet.sweeps.early import Stopped, Watch, early_stopping, resume_early_stopping, watch
+from funcnet.sweeps.groups import Group, Varied, group_members, member, share_counters
 from funcnet.sweeps.halving import Halved, Rungs, geometric_rungs, successive_halving
 from funcnet.sweeps.horizon import until
 from funcnet.sweeps.hyperband import Hyperband, brackets, hyperband
@@ -17,6 +18,8 @@ from funcnet.sweeps.hypergradient import (
 )
 from funcnet.sweeps.learning_rate_finder import LearningRates, find_learning_rate
 from funcnet.sweeps.members import greatest, least
+from funcnet.sweeps.padded import resume_padded, run_padded
+from funcnet.sweeps.planner import Plan, plan, sweep
 from funcnet.sweeps.points import crossed
 from funcnet.sweeps.population_based import (
     Population,
@@ -31,13 +34,16 @@ from funcnet.sweeps.table import Table, table
 __all__ = [
     "Bijector",
     "Descent",
+    "Group",
     "Halved",
     "Hyperband",
     "LearningRates",
+    "Plan",
     "Population",
     "Rungs",
     "Stopped",
     "Table",
+    "Varied",
     "Watch",
     "ancestors",
     "brackets",
@@ -49,6 +55,7 @@ __all__ = [
     "geometric_rungs",
     "greatest",
     "grid",
+    "group_members",
     "hyperband",
     "hypergradient",
     "hypergradient_descent",
@@ -59,14 +66,20 @@ __all__ = [
     "log_space",
     "log_uniform",
     "logit_space",
+    "member",
     "normal",
     "perturb",
+    "plan",
     "population_based",
     "resample",
     "resume_early_stopping",
+    "resume_padded",
+    "run_padded",
     "sample",
+    "share_counters",
     "sobol",
     "successive_halving",
+    "sweep",
     "table",
     "uniform",
     "until",
