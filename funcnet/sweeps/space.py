@@ -18,8 +18,12 @@ from funcnet.sweeps.sobol_sequence import sobol_sequence
 
 
 def is_constant(value) -> bool:
-    """Whether a value is one, rather than several: a number, a string, a function."""
-    return isinstance(value, str) or getattr(value, "ndim", int(isinstance(value, Iterable))) == 0
+    """Whether a value is one, rather than several: a number, a string, a function, a pair."""
+    return (
+        isinstance(value, str)
+        or hasattr(value, "_fields")
+        or getattr(value, "ndim", int(isinstance(value, Iterable))) == 0
+    )
 
 
 def grid(**axes: Any) -> Points:
