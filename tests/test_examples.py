@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import funcnet as fn
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?")
 
@@ -105,6 +107,20 @@ def test_optimizers_reach_the_minima_and_are_drawn(tmp_path, monkeypatch):
     np.testing.assert_allclose(needed["momentum"], [154, 65, 70, 61], atol=8)
     assert accuracies["momentum"] > 94
     assert drawn(tmp_path / "p.png", printed)
+
+
+def test_learning_rate_finder_finds_the_best_rate(tmp_path, monkeypatch):
+    finder = load("learning_rate_finder")
+    monkeypatch.setattr(finder, "STEPS", 200)
+    picture, rows = tmp_path / "p.png", {}
+    few = {"optimizers": {"SGD": fn.sgd}, "grid": [0.03], "seeds": range(2)}
+    printed = output(lambda: rows.update(finder.main(**few, picture=picture)))
+    suggested, best = rows["SGD"]
+    # Of whole runs 0.9 is the best.
+    assert 0.3 <= suggested.points["learning_rate"][0] <= 2.7
+    assert best.points["learning_rate"][0] == suggested.points["learning_rate"][0]
+    assert suggested.scores["test_error"][0] < 6
+    assert drawn(picture, printed)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import functools
 import statistics
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,12 +27,22 @@ def bowl(params, state, batch, *, key=None, train=False):
     return 0.5 * state * (params - batch.mean()) ** 2, (state, {})
 
 
-def steep(params, state, batch, *, key=None, train=False):
-    return 1e30 * params**2, (state, {})
+def two_kinds(key):
+    return jnp.zeros(()), (jax.random.uniform(key) < 0.5).astype(int)
 
 
-def build(rate, loss=bowl):
-    return fn.trainer(fn.Task(init, loss), fn.sgd(rate))
+def prescribed(params, state, batch, *, key=None, train=False):
+    """After three steps at a rate of 0, 1 or 2: the losses of the two kinds of seeds."""
+    still = jax.lax.stop_gradient(params)
+    loss = jnp.array([[1.0, 0.9, 2.0], [100.0, 50.0, 3.0]])[state, (still / 3).astype(int)]
+    return loss + still - params, (state, {})
+
+
+BOWLS = fn.Task(init, bowl)
+
+
+def build(rate, task=BOWLS):
+    return fn.trainer(task, fn.sgd(rate))
 
 
 find = functools.partial(fn.find_learning_rate, build, rates=RATES, steps=STEPS, batch_size=None)
@@ -65,14 +76,22 @@ def test_descent_in_bowls(found):
     assert found.edge == np.float32(1.1)
 
 
-def test_nothing_is_suggested_where_all_diverge():
-    options = {"rates": RATES[:3], "steps": 3, "batch_size": None}
-    found = jax.jit(
-        functools.partial(fn.find_learning_rate, functools.partial(build, loss=steep), **options)
-    )(DATA, KEYS[:2])
-    assert np.isnan(found.suggestion)
-    assert found.diverged.all()
-    assert found.edge == np.float32(0.01)
+def test_a_rate_at_which_any_seed_diverges_is_not_suggested():
+    hard = functools.partial(build, task=fn.Task(two_kinds, prescribed))
+    options = {"steps": 4, "batch_size": None}
+    kinds = [int(two_kinds(jax.random.split(key)[0])[1]) for key in KEYS]
+    assert set(kinds) == {0, 1}
+
+    @jax.jit
+    def found(rates):
+        return fn.find_learning_rate(hard, DATA, KEYS, rates=rates, **options)
+
+    one = found(np.array([2.0, 1.0]))
+    np.testing.assert_array_equal(one.diverged, [[kind == 0 for kind in kinds], [False] * 4])
+    assert (one.suggestion, one.edge) == (1, 2)
+    none = found(np.array([2.0, 2.0]))
+    assert np.isnan(none.suggestion)
+    assert none.edge == 2
 
 
 def test_a_key_gives_each_rate_the_same_batches():

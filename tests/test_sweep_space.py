@@ -55,7 +55,7 @@ def test_quantiles_by_hand():
     np.testing.assert_allclose(fn.normal(0, 1).quantile(u), normal, rtol=1e-14)
     ends = np.array([2.0**-33, 1 - 2.0**-33])
     np.testing.assert_array_equal(fn.integers(3, 10**6).quantile(ends), [3, 10**6 - 1])
-    assert fn.choice("ab").quantile(ends) == ("a", "b")
+    assert fn.choice("ab").quantile(np.append(ends, 0.5)) == ("a", "b", "b")
     assert fn.log_uniform(1e-3, 0.1).quantile(np.array([1.0]))[0] <= 0.1
 
 
@@ -149,6 +149,8 @@ def test_grid_is_the_product_in_order():
     assert (points["rate"].dtype, points["seed"].dtype) == (float, int)
     assert points["name"] == ("adam",) * 12
     assert points["train"] == (True,) * 12
+    pair = fn.sgd(0.1)
+    assert fn.grid(pair=pair, seed=[jnp.int32(0), jnp.float32(1)])["pair"] == (pair, pair)
     np.testing.assert_array_equal(points["dropout"], np.full(12, 0.5))
     rates = jnp.logspace(-3, 0, 4)
     np.testing.assert_array_equal(fn.grid(rate=rates)["rate"], rates)
@@ -193,6 +195,7 @@ WRONG = {
     "matrix": (lambda: fn.grid(a=np.ones((2, 2))), ValueError, "a must be a column of single"),
     "keys": (lambda: fn.grid(a=jax.random.split(KEY, 2)), TypeError, "a must be seeds"),
     "twice": (lambda: fn.crossed({"a": [1]}, {"a": [2]}), ValueError, "got ['a'] more than once"),
+    "nothing at all": (fn.grid, ValueError, "crossed expects points, got none"),
     "unequal": (lambda: fn.crossed({"a": [1], "b": [1, 2]}), ValueError, "{'a': 1, 'b': 2}"),
     "dimensions": (
         lambda: fn.sobol(KEY, 2, **{f"x{i}": fn.uniform(0, 1) for i in range(22)}),

@@ -145,6 +145,10 @@ WRONG = {
     "score": (lambda: RESULTS.lowest(3, "seed"), "has scores ['loss', 'accuracy'], got 'seed'"),
     "column": (lambda: RESULTS.column("x"), "has columns ['rate'"),
     "bins": (lambda: RESULTS.marginal("rate", 0), "bins must be at least 1, got 0"),
+    "alike": (
+        lambda: views.parallel_axes(fn.table({"a": [1, 1]}, s=[1, 2])),
+        "no column of points varies, got ['a']",
+    ),
     "history": (
         lambda: views.bands(np.ones(3)),
         "history must be [members, steps], got shape (3,)",

@@ -17,7 +17,7 @@ class LearningRates(NamedTuple):
     loss: Any  # [K, S, steps], of each batch, before its update
     score: Any  # [K, S], the mean loss of the last quarter; infinite where one is not finite
     median: Any  # [K], of the scores
-    diverged: Any  # [K, S], whether the score is not below the first loss
+    diverged: Any  # [K, S], whether it ends above the untrained, on the same batches
     suggestion: Any  # the rate whose worst seed is the best; NaN where some seed diverges at all
     edge: Any  # the lowest rate above it at which some seed diverges; infinite without one
 
@@ -45,8 +45,8 @@ def find_learning_rate(
     The suggestion is the rate that minimises over the rates the maximum over the seeds of the
     loss, which is averaged over the last quarter of the steps. The worst seed, not the median: near
     the edge of divergence a rate has the lowest loss of all with some seeds and fails with others.
-    It is the best rate for so many steps; 100 and 3 seeds are fair for a start, longer runs like
-    somewhat smaller ones. A pure function: `jit` it with all but data and keys bound.
+    It is the best rate for so many steps; on the digits, 100 with 3 seeds come within a factor of 3
+    of the best for whole runs. A pure function: `jit` it with all but data and keys bound.
     """
     rates, steps = jnp.asarray(rates, float), check_count("steps", steps, 1)
     if rates.ndim != 1 or not rates.size:
@@ -58,10 +58,14 @@ def find_learning_rate(
         return run(trainer, data, key, steps=steps, batch_size=batch_size).loss
 
     over_seeds = jax.vmap(losses, in_axes=(None, 0))
-    loss = jax.vmap(over_seeds, in_axes=(0, None))(jax.vmap(build)(rates), keys)
+    # At a rate of 0 nothing is learnt: those losses are the untrained network's.
+    trainers = jax.vmap(build)(jnp.append(rates, 0.0))
+    loss = jax.vmap(over_seeds, in_axes=(0, None))(trainers, keys)
     last = loss[..., steps - (steps + 3) // 4 :].mean(axis=-1)
     score = jnp.where(jnp.isfinite(loss).all(axis=-1), last, jnp.inf)
-    diverged = ~(score < loss[..., 0])
+    untrained = jnp.where(jnp.isfinite(score[-1]), score[-1], loss[-1, :, 0])
+    loss, score = loss[:-1], score[:-1]
+    diverged = ~(score <= untrained) | ~jnp.isfinite(score)
     some = diverged.any(axis=1)
     worst = jnp.where(some, jnp.inf, score.max(axis=1))
     suggestion = jnp.where(some.all(), jnp.nan, rates[worst.argmin()])

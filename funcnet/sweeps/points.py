@@ -18,8 +18,8 @@ Points = dict[str, Any]
 def is_number(value) -> bool:
     """Whether a value is a number to compute with, rather than a choice; a bool is a choice."""
     if isinstance(value, np.ndarray | jnp.ndarray):
-        numeric = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, int)
-        return value.ndim == 0 and numeric
+        kinds = (jnp.floating, jnp.integer)
+        return value.ndim == 0 and any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
@@ -68,6 +68,8 @@ def crossed(*points: Mapping[str, Any]) -> Points:
 
     Raises `ValueError` where two have a column of the same name.
     """
+    if not points:
+        raise ValueError("crossed expects points, got none")
     names = [name for one in points for name in one]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"crossed expects points of different names, got {twice} more than once")

@@ -18,8 +18,10 @@ from funcnet.sweeps.sobol_sequence import sobol_sequence
 
 
 def is_constant(value) -> bool:
-    """Whether a value is one, rather than several: a number, a string, a function."""
-    return isinstance(value, str) or getattr(value, "ndim", int(isinstance(value, Iterable))) == 0
+    """Whether a value is one, rather than several: a number, a string, a function, a pair."""
+    if isinstance(value, str) or hasattr(value, "_fields"):
+        return True
+    return value.ndim == 0 if hasattr(value, "ndim") else not isinstance(value, Iterable)
 
 
 def grid(**axes: Any) -> Points:

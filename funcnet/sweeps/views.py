@@ -72,7 +72,10 @@ def parallel_axes(table: Table, by: str | None = None) -> list[Parallel]:
     """An axis for each column of points that varies, then the score."""
     score = next(iter(table.scores)) if by is None else by
     axes = [parallel_axis(name, values) for name, values in table.points.items()]
-    return [a for a in axes if a.ends[0] < a.ends[1]] + [parallel_axis(score, table.score(by))]
+    axes = [axis for axis in axes if axis.ends[0] < axis.ends[1]]
+    if not axes:
+        raise ValueError(f"no column of points varies, got {list(table.points)}")
+    return [*axes, parallel_axis(score, table.score(by))]
 
 
 class HeatMap(NamedTuple):
