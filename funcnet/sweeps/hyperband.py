@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcnet.pairs import Trainer, Tree, check_count
+from funcnet.pairs import Trainer, Tree, check_count, hyperparameters
 from funcnet.sweeps.halving import Halved, Rungs, geometric_rungs, successive_halving
 from funcnet.sweeps.members import LEAST_LOSS, gathered, ranking
 
@@ -14,7 +14,7 @@ from funcnet.sweeps.members import LEAST_LOSS, gathered, ranking
 class Hyperband(NamedTuple):
     """What became of N members, those of all brackets one after another."""
 
-    trainers: Trainer  # [N]
+    hyperparameters: dict[str, Any]  # every number of the trainers, [N, ...] each
     brackets: tuple[Halved, ...]
     bracket: Any  # int32 [N], the bracket of each member
     rung: Any  # int32 [N], the last that it reached
@@ -76,13 +76,14 @@ def hyperband(
     with the key. No run makes more than `steps`, none is dropped before `least_steps`; all brackets
     cost about the same. One compilation for each rung of each bracket.
     """
-    halvings, trainers = [], []
+    halvings, tried = [], []
     for index, plan in enumerate(brackets(steps=steps, least_steps=least_steps, factor=factor)):
         build_key, run_key = jax.random.split(jax.random.fold_in(key, index))
-        trainers.append(build(build_key, plan.sizes[0]))
+        trainers = build(build_key, plan.sizes[0])
+        tried.append(hyperparameters(trainers))
         halvings.append(
             successive_halving(
-                trainers[-1],
+                trainers,
                 data,
                 validation,
                 jax.random.split(run_key, plan.sizes[0]),
@@ -99,7 +100,7 @@ def hyperband(
     firsts = [sum(sizes[:index]) for index in range(len(sizes))]
     finalists = [first + h.members[-1] for first, h in zip(firsts, halvings, strict=True)]
     return Hyperband(
-        joined(trainers),
+        joined(tried),
         tuple(halvings),
         joined([jnp.full(size, index, jnp.int32) for index, size in enumerate(sizes)]),
         joined([halved.rung for halved in halvings]),
