@@ -14,6 +14,7 @@ import pytest
 import funcnet as fn
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+ACCURACY = {"accuracy": fn.accuracy}
 NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?")
 
 
@@ -120,6 +121,21 @@ def test_learning_rate_finder_finds_the_best_rate(tmp_path, monkeypatch):
     assert 0.3 <= suggested.points["learning_rate"][0] <= 2.7
     assert best.points["learning_rate"][0] == suggested.points["learning_rate"][0]
     assert suggested.scores["test_error"][0] < 6
+    assert drawn(picture, printed)
+
+
+def test_a_schedule_is_learnt_for_each_layer(beside, tmp_path, monkeypatch):
+    example = load("hypergradient")
+    task = fn.supervised(fn.mlp((40, 8, 10), fn.silu), fn.cross_entropy, metrics=ACCURACY)
+    small = {"task": task, "LAYERS": {"0": "first", "2": "second"}, "KNOTS": (0.0, 30.0)}
+    for name, value in {**small, "STEPS": 30, "GRID": np.array([0.003, 0.01])}.items():
+        monkeypatch.setattr(example, name, value)
+    found = []
+    picture = tmp_path / "p.png"
+    printed = output(lambda: found.extend(example.main(outer_steps=8, seeds=2, picture=picture)))
+    constant, _, learnt = (scores.validation_loss.mean() for scores in found)
+    assert learnt < constant - 0.05
+    assert "higher for 2 of 2 seeds" in printed
     assert drawn(picture, printed)
 
 
