@@ -8,13 +8,13 @@ import itertools
 import json
 import os
 import threading
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 from golden.make_safetensors import TENSORS
@@ -249,6 +249,26 @@ def test_parameters_for_others(tmp_path):
         fn.load_safetensors(tmp_path / "a", [params[0] | {"bias": jnp.zeros(5)}, *params[1:]])
     with pytest.raises(checkpoint.HeaderError, match=r"no checkpoint: .* load_safetensors"):
         load(GOLDEN / "package.safetensors", {})
+
+
+def test_tensors_are_read_straight_into_their_arrays(tmp_path):
+    """And written straight from them: no second copy of a file, not even of a tensor."""
+    tree = [np.ones((1 << 20,)) for _ in range(3)]
+
+    def refused():
+        with pytest.raises(checkpoint.TreeError):
+            load(tmp_path / "a", tree[1:])
+
+    for work, bound in (
+        (lambda: save(tmp_path / "a", tree), 1e6),
+        (lambda: load(tmp_path / "a", tree), 3 * 2**23 + 1e6),
+        (refused, 2**24 + 1e6),
+    ):
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < bound
 
 
 # Into the template
@@ -647,7 +667,3 @@ def test_a_file_taken_for_stale_before_it_is_locked_is_made_anew(tmp_path, monke
 def test_wrong_numbers(keywords, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         Checkpoints(tmp_path, **keywords)
-
-
-def test_ml_dtypes_is_what_jax_uses():
-    assert np.dtype("bfloat16") == ml_dtypes.bfloat16 == jnp.bfloat16

@@ -92,7 +92,8 @@ class Checkpoints:
     write the later file stands. Temporary files of writers that were killed are removed when the
     folder is opened, those of living ones are not.
 
-    Use it in a `with` statement, or `close` it: the last save may be on its way.
+    Use it in a `with` statement, or `close` it: the last save may be on its way. Python does not
+    end before it is written, but only `close` tells of its error.
     """
 
     def __init__(
