@@ -48,7 +48,8 @@ def plot_parallel(table: Table, by: str | None = None):
     axes, score = parallel_axes(table, by), table.score(by)
     figure = new_figure(1.5 + 1.7 * len(axes), 4.5)
     main = figure.subplots()
-    lines = np.stack([np.stack([np.arange(len(axes)) + 0.0, h], 1) for h in heights(axes)])[::-1]
+    heights = np.stack([axis.heights for axis in axes], axis=1)
+    lines = np.stack([np.broadcast_to(np.arange(len(axes)), heights.shape), heights], -1)[::-1]
     score = score[::-1]
     colours, good = colour_map(score), np.isfinite(score)
     style = {"alpha": float(np.clip(30 / len(score), 0.15, 0.9)), "linewidths": 1.3}
@@ -59,14 +60,9 @@ def plot_parallel(table: Table, by: str | None = None):
     main.tick_params(axis="x", length=0, pad=10)
     main.spines[:].set_visible(False)
     for place, axis in enumerate(axes):
-        draw_axis(main, place / max(len(axes) - 1, 1), axis)
+        draw_axis(main, place / (len(axes) - 1), axis)
     figure.colorbar(colours, ax=main, label=axes[-1].name, pad=0.1)
     return figure
-
-
-def heights(axes):
-    """[rows, axes]"""
-    return np.stack([axis.heights for axis in axes], axis=1)
 
 
 def draw_axis(main, place, axis):
@@ -91,8 +87,8 @@ def draw_axis(main, place, axis):
 
 def plot_heat_map(table: Table, x: str, y: str, by: str | None = None, bins: int = 10):
     """The mean score for each value of x and of y, two columns of points, over all else; more than
-    `bins` numbers are put into bins as in `Table.marginal`. Cells all of whose members failed have
-    a cross."""
+    `bins` numbers are put into bins as in `Table.marginal`. A star says that some members of a cell
+    failed, a cross that all did."""
     found = heat_map(table, x, y, by, bins)
     rows, columns = found.means.shape
     figure = new_figure(3.0 + 0.62 * columns, 1.8 + 0.45 * rows)
@@ -104,7 +100,8 @@ def plot_heat_map(table: Table, x: str, y: str, by: str | None = None, bins: int
         if np.isfinite(mean):
             dark = sum(colours.to_rgba(mean)[:3]) < 1.5
             style = {"color": "white" if dark else "black", "fontsize": "small"}
-            axis.text(column, row, f"{mean:.3g}", ha="center", va="center", **style)
+            star = "*" if found.failed[row, column] else ""
+            axis.text(column, row, f"{mean:.3g}{star}", ha="center", va="center", **style)
         elif found.failed[row, column] == 1.0:
             axis.plot(column, row, "x", color=FAILED)
     axis.set_xticks(range(columns), map(short, found.x), rotation=45 if columns > 5 else 0)
@@ -155,11 +152,15 @@ def plot_learning_rates(finding: LearningRates):
     median's line; and the median curves of the losses, a colour for each rate."""
     figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2)
-    rates, score = np.asarray(finding.rates), np.asarray(finding.score)
-    good = ~np.asarray(finding.diverged)
+    order = np.argsort(finding.rates)
+    rates, score, median, diverged, loss = (
+        np.asarray(a)[order]
+        for a in (finding.rates, finding.score, finding.median, finding.diverged, finding.loss)
+    )
+    good = ~diverged
     both = np.broadcast_to(rates[:, None], score.shape)
     finite = np.isfinite(score)
-    left.plot(rates, np.where(np.isfinite(finding.median), finding.median, np.nan), color="#222222")
+    left.plot(rates, np.where(np.isfinite(median), median, np.nan), color="#222222")
     left.plot(both[good], score[good], ".", color=COLOURS[0], label="a seed")
     left.plot(both[~good & finite], score[~good & finite], "x", color=FAILED, label="diverged")
     left.axvline(finding.suggestion, color=COLOURS[2], label=f"suggestion {finding.suggestion:.2g}")
@@ -169,12 +170,14 @@ def plot_learning_rates(finding: LearningRates):
     left.set(yscale=loss_scale(score[good]))
     left.legend(fontsize="small")
     colours = colour_map(rates)
-    members = np.asarray(finding.loss).reshape(-1, finding.loss.shape[-1])
-    for band in bands(members, {"rate": both.ravel()}, window=5):
-        right.plot(band.median, color=colours.to_rgba(*band.label), lw=1)
+    steps = np.arange(1, 1 + loss.shape[-1])
+    for band in bands(loss.reshape(-1, len(steps)), {"rate": both.ravel()}, window=5):
+        right.plot(steps, band.median, color=colours.to_rgba(*band.label), lw=1)
     right.set(xlabel="step", ylabel="loss", yscale=left.get_yscale())
     if np.isfinite(finding.suggestion):  # what flies off is not to flatten the rest
-        right.set_ylim(0.8 * score.min(), 2.0 * np.median(finding.loss[..., 0]))
+        low, start = score.min(), np.median(loss[..., 0])
+        bottom = 0.8 * low if right.get_yscale() == "log" else low - 0.1 * (start - low)
+        right.set_ylim(bottom, start + (start - low))
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.colorbar(colours, ax=right, label="learning rate")
