@@ -202,7 +202,7 @@ def test_seeds_are_averaged_and_new_at_every_outer_step():
 
 
 def test_what_is_learnt_must_be_there():
-    with pytest.raises(ValueError, match=r"expects names of .*learning_rate.value'\], got \['step.rate'\]"):
+    with pytest.raises(ValueError, match=r"names of .*learning_rate.value'\], got \['step.rate'\]"):
         descent(quadratic(0.1), fn.sgd(0.1), KEY, learnt={**LEARNT, "step.rate": fn.log_space})
     with pytest.raises(ValueError, match=r"expects names of .*, got \[\]"):
         descent(quadratic(0.1), fn.sgd(0.1), KEY, learnt=lambda name: None)
