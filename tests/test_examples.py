@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import funcnet as fn
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
+ACCURACY = {"accuracy": fn.accuracy}
 NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?")
 
 
@@ -105,6 +108,21 @@ def test_optimizers_reach_the_minima_and_are_drawn(tmp_path, monkeypatch):
     np.testing.assert_allclose(needed["momentum"], [154, 65, 70, 61], atol=8)
     assert accuracies["momentum"] > 94
     assert drawn(tmp_path / "p.png", printed)
+
+
+def test_a_schedule_is_learnt_for_each_layer(beside, tmp_path, monkeypatch):
+    example = load("hypergradient")
+    task = fn.supervised(fn.mlp((40, 8, 10), fn.silu), fn.cross_entropy, metrics=ACCURACY)
+    small = {"task": task, "LAYERS": {"0": "first", "2": "second"}, "KNOTS": (0.0, 30.0)}
+    for name, value in {**small, "STEPS": 30, "GRID": np.array([0.003, 0.01])}.items():
+        monkeypatch.setattr(example, name, value)
+    found = []
+    picture = tmp_path / "p.png"
+    printed = output(lambda: found.extend(example.main(outer_steps=8, seeds=2, picture=picture)))
+    constant, _, learnt = (scores.validation_loss.mean() for scores in found)
+    assert learnt < constant - 0.05
+    assert "higher for 2 of 2 seeds" in printed
+    assert drawn(picture, printed)
 
 
 @pytest.mark.slow
