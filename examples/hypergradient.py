@@ -10,8 +10,8 @@ cosine from a rate to 0, each the best of seven by the same validation loss. Nei
 nor the seeds of the table choose anything, and all three train the same networks on the same
 batches. Values are means ± standard deviations over 20 seeds.
 
-It prints (times vary, and with other versions the numbers a little; these two cores were shared with
-other work, 43 s of processor time being its own) and draws `hypergradient.png`:
+It prints (times vary, and with other versions the numbers a little; here the two cores had other
+work too, and 43 s of processor time were its own) and draws `hypergradient.png`:
 
     3,000 signals to train on, 1,000 to learn the rates by, 1,000 to test on.
     14 schedules with 20 seeds each: 29 s
