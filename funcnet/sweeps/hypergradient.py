@@ -87,6 +87,7 @@ def hypergradient(
     validation)` may be any other differentiable number: to learn the loss's own label smoothing or
     class weights, judge by a loss without them, such as `evaluate` of another trainer. All that is
     drawn is held fixed, so a dropout rate has the derivative through its scale, not its masks.
+    `vmap` it over keys, and over trainers.
     """
 
     def of_trainer(trainer):
@@ -156,7 +157,8 @@ def hypergradient_descent(
     run. Hypergradients now and then explode: clip them, `chain(clip_by_global_norm(1.0),
     adam(0.1))`, which moves a positive number by about a tenth a step. An outer step that is not
     finite is skipped (`skip_non_finite`), so a number must not begin at its line's end, as a rate
-    of 0 does in `log_space`. For the rest see `hypergradient`.
+    of 0 does in `log_space`. Runs that diverge show no way back: begin with numbers that train.
+    For the rest see `hypergradient`.
 
     A pure function of (trainer, optimizer, data, validation, key): `jit` it, `vmap` it over keys.
     Raises `ValueError` where `learnt` names nothing.
