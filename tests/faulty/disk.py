@@ -118,8 +118,10 @@ def real_disk_errors(scratch, quick):
     return trials, failures
 
 
-def writes(folder, steps, tag):
+def writes(folder, steps, tag, opened, go):
     with checkpoint.Checkpoints(folder, keep_last=3) as checkpoints:
+        os.write(opened, b"1")
+        os.read(go, 1)
         for step in steps:
             checkpoints.save(
                 step, tree_of(step) | {"narrow": np.full((7, 11), tag, ml_dtypes.bfloat16)}
@@ -132,9 +134,10 @@ def sweeps(folder):
 
 
 def two_writers(scratch, quick):
-    """Different steps, then the same ones, while a third looks for stale files all the time."""
+    """Different steps, then the same ones, by two that both opened an empty folder, while a third
+    looks for stale files all the time."""
     count, failures = 10 if quick else 100, []
-    sweeper = None
+    (opened, tell), (go, give) = os.pipe(), os.pipe()
     for name, ways in {
         "different steps": (range(0, 2 * count, 2), range(1, 2 * count, 2)),
         "the same steps": (range(count), range(count)),
@@ -142,7 +145,10 @@ def two_writers(scratch, quick):
         folder = scratch / name
         folder.mkdir()
         sweeper = in_child(sweeps, folder)
-        pids = [in_child(writes, folder, steps, tag) for tag, steps in enumerate(ways)]
+        pids = [in_child(writes, folder, steps, tag, tell, go) for tag, steps in enumerate(ways)]
+        for _ in pids:
+            os.read(opened, 1)
+        os.write(give, b"12")
         statuses = [ended(pid) for pid in pids]
         if any(statuses):
             failures.append(f"{name}: a writer failed")
