@@ -68,8 +68,9 @@ def restore_latest(folder: str | os.PathLike[str], like: Tree) -> Restored | Non
     there is no checkpoint at all.
 
     Newer ones that are damaged or cannot be read are passed over, each with a warning, and
-    reported in `skipped`. Raises `DamagedError` where none is whole, and `MismatchError` where the
-    newest whole one is of another tree: an older one would not be what was asked for.
+    reported in `skipped`. Raises `DamagedError` where none is whole, `MismatchError` where the
+    newest whole one is of another tree, as an older one would not be what was asked for, and
+    `FileNotFoundError` for no folder.
     """
     folder = Path(folder)
     skipped: list[Skipped] = []
