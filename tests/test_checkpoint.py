@@ -364,6 +364,11 @@ def test_another_tree_is_an_error_that_names_the_leaf(name, tmp_path):
     assert str(raised.value).startswith(f"{tmp_path / 'a'}: ")
 
 
+def test_a_template_of_something_else_is_refused():
+    with pytest.raises(TypeError, match=r"template's leaf 'a' must be an array, .* got 'text'"):
+        through_memory({"a": N}, {"a": "text"})
+
+
 def test_damage_names_the_leaf_and_goes_before_another_tree(tmp_path):
     save(tmp_path / "a", STORED)
     data = bytearray((tmp_path / "a").read_bytes())

@@ -118,6 +118,11 @@ def is_host(leaf) -> bool:
 
 def check_leaf(name, leaf, found: jax.ShapeDtypeStruct) -> None:
     wanted = np.asarray(leaf) if is_host(leaf) else leaf
+    if not isinstance(wanted, np.ndarray | jax.Array | jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"the template's leaf {name!r} must be an array, a ShapeDtypeStruct or a number, "
+            f"got {leaf!r:.80}"
+        )
     if wanted.dtype != found.dtype:
         kind = KeyKindError if is_key(wanted.dtype) or is_key(found.dtype) else DtypeError
         raise kind(f"leaf {name!r}: expected {wanted.dtype}, got {found.dtype}", name)

