@@ -281,6 +281,26 @@ def test_mnist1d_reaches_the_paper(beside, tmp_path):
     assert drawn(tmp_path / "p.png", printed)
 
 
+def test_a_population_improves_and_is_drawn(beside, tmp_path):
+    found = []
+    small = {"generations": 4, "steps": 60, "seeds": 1, "picture": tmp_path / "p.png"}
+    printed = output(lambda: found.extend(load("population").main(**small)))
+    (best, validation, test, accuracy) = found[0]["population-based"][0]
+    assert 0 <= best < 16
+    assert abs(validation - test) < 0.2
+    assert accuracy > 40
+    assert len(found[1]) == 4
+    assert drawn(tmp_path / "p.png", printed)
+
+
+@pytest.mark.slow
+def test_a_population_beats_its_constants(beside, tmp_path):
+    found, led = load("population").main(picture=tmp_path / "p.png")
+    loss = {name: np.mean([row[2] for row in rows]) for name, rows in found.items()}
+    assert loss["the best cosine"] < loss["population-based"] < loss["the best constant"]
+    assert led[-1] < led[0] / 3
+
+
 @pytest.mark.slow
 def test_mnist1d_whole(beside, tmp_path):
     mnist1d = load("mnist1d")
