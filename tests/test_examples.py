@@ -139,6 +139,50 @@ def test_a_schedule_is_learnt_for_each_layer(beside, tmp_path, monkeypatch):
     assert drawn(picture, printed)
 
 
+def test_sweep_finds_a_rate_and_draws_it(tmp_path):
+    sweep, found = load("sweep"), []
+    sweep.DROPOUTS = np.array([0.0, 0.3])
+    rates = np.array([1e-4, 1e-2])
+    printed = output(
+        lambda: found.extend(sweep.main(rates, seeds=1, steps=120, picture=tmp_path / "p.png"))
+    )
+    loss, validation_loss, accuracy = found
+    assert loss.shape == (2, 2, 1, 120)
+    assert (validation_loss[1] < 0.5).all()
+    assert (accuracy[1] > 0.85).all()
+    assert (validation_loss[0] > 1.5).all()
+    assert printed.startswith("4 members in 1 program on ")
+    best = printed.splitlines()[5].split()
+    assert (float(best[0]), float(best[2])) == (0.01, round(float(validation_loss.min()), 4))
+    assert drawn(tmp_path / "p.png", printed)
+
+
+def test_an_optuna_sweep_asks_in_batches_and_tells_each_its_loss():
+    optuna_sweep, events = load("optuna_sweep"), []
+    drawn_rates = iter([1e-2, 1e-4, 3e-2, 2e-4])
+
+    def ask():
+        events.append("ask")
+        return {"learning_rate": next(drawn_rates), "dropout": 0.1, "weight_decay": 1e-2}
+
+    points, losses, accuracies = optuna_sweep.search(
+        ask, lambda *told: events.append(told), rounds=2, at_once=2, steps=60
+    )
+    told = [(index, float(loss)) for index, loss in enumerate(losses)]
+    assert events == ["ask", "ask", *told[:2], "ask", "ask", *told[2:]]
+    np.testing.assert_allclose(points["learning_rate"], [1e-2, 1e-4, 3e-2, 2e-4])
+    assert max(losses[[0, 2]]) < 0.6 < 1.5 < min(losses[[1, 3]])
+    assert min(accuracies[[0, 2]]) > 0.85
+
+
+@pytest.mark.slow
+def test_optuna_sweep_whole():
+    pytest.importorskip("optuna")
+    _, _, losses = load("optuna_sweep").main()
+    assert losses.shape == (96,)
+    assert losses.min() < 0.12
+
+
 @pytest.mark.slow
 def test_gpt_whole():
     bits, written, again = load("gpt").main()

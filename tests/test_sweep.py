@@ -212,7 +212,7 @@ def test_memory_decides_how_many_run_at_once():
         return fn.plan(simple, rates, descend, DATA, KEY, devices=jax.devices()[:1], memory=memory)
 
     (whole,) = plan(10**9).programs
-    assert (whole.at_once, whole.rounds) == (101, 1)
+    assert whole.rounds == 1
     memory = whole.needed - whole.temporary // 2
     planned = plan(memory)
     (program,) = planned.programs
@@ -225,6 +225,16 @@ def test_memory_decides_how_many_run_at_once():
     )
     with pytest.raises(ValueError, match=r"101 members on 1 device, .* are arguments and results"):
         plan(1000)
+
+
+def test_a_processor_runs_what_its_cache_holds(monkeypatch):
+    rates = {"learning_rate": np.geomspace(1e-3, 0.03, 101)}
+    descend = functools.partial(fn.run, steps=4, batch_size=None)
+    plan = functools.partial(fn.plan, simple, rates, descend, DATA, KEY)
+    (whole,) = plan(devices=jax.devices()[:1]).programs
+    monkeypatch.setattr(planner, "CACHE", whole.temporary // 2)
+    (program,) = plan(devices=jax.devices()[:1]).programs
+    assert (whole.at_once, program.at_once) == (101, 34)
 
 
 def test_the_plan_is_reported_and_memory_is_found():
