@@ -88,19 +88,20 @@ def test_conv_is_the_naive_sum(row):
         network = fn.conv(
             fan_in, fan_out, window, stride=stride, dilation=dilation, padding=pads, groups=groups
         )
-        params, state = network.init(KEY)
+        params, state = jax.eval_shape(network.init, KEY)
         weight, bias = draw(1, *params["weight"].shape), draw(2, *params["bias"].shape)
         x = draw(3, 2, *shape, fan_in)
         wanted = naive(x, weight, stride, dilation, pads, groups)
-        params = {"weight": jnp.asarray(weight), "bias": jnp.asarray(bias)}
-        y, _ = jax.jit(network.apply)(params, state, jnp.asarray(x))
-        np.testing.assert_allclose(y, wanted + bias, rtol=1e-12, atol=1e-12)
         places = forms.placed("conv", shape, window, stride, dilation, pads)
-        elsewhere = functools.partial(
-            forms.by_xla, stride=stride, dilation=dilation, groups=groups, places=places
-        )
-        got = jax.jit(elsewhere)(jnp.asarray(x), params["weight"])
-        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)
+        geometry = {"stride": stride, "dilation": dilation, "groups": groups, "places": places}
+
+        @jax.jit
+        def both(params, x):
+            return network.apply(params, state, x)[0], forms.by_xla(x, params["weight"], **geometry)
+
+        here, elsewhere = both({"weight": weight, "bias": bias}, x)
+        np.testing.assert_allclose(here, wanted + bias, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(elsewhere, wanted, rtol=1e-12, atol=1e-12)
 
 
 @by_row
@@ -110,7 +111,7 @@ def test_conv_transpose_is_the_naive_scatter(row):
         network = fn.conv_transpose(
             fan_in, fan_out, window, stride=stride, dilation=dilation, padding=pads, groups=groups
         )
-        params, state = network.init(KEY)
+        params, state = jax.eval_shape(network.init, KEY)
         weight, bias = draw(1, *params["weight"].shape), draw(2, *params["bias"].shape)
         x = draw(3, 2, *shape, fan_in)
         larger = [
@@ -268,33 +269,34 @@ def test_pools_are_the_naive_ones(row):
     x = draw(0, 2, *shape, 3)
     steps = window if stride is None else (stride,) * 2 if stride == 2 else stride
     size = np.prod(window)
+    pooling = {"stride": stride, "padding": padding}
+    networks = [
+        fn.max_pool(window, **pooling),
+        fn.average_pool(window, **pooling),
+        fn.average_pool(window, count_padding=False, **pooling),
+        fn.global_max_pool,
+        fn.global_average_pool,
+    ]
+    reductions = [lambda v: v.max(0), lambda v: v.sum(0) / size, lambda v: v.mean(0)]
+    wanted = [pooled(x, window, steps, pads, reduce) for reduce in reductions]
+    axes = tuple(range(1, len(shape) + 1))
     with jax.enable_x64(True):
-        for network, reduce in (
-            (fn.max_pool(window, stride=stride, padding=padding), lambda v: v.max(0)),
-            (fn.average_pool(window, stride=stride, padding=padding), lambda v: v.sum(0) / size),
-            (
-                fn.average_pool(window, stride=stride, padding=padding, count_padding=False),
-                lambda v: v.mean(0),
-            ),
-        ):
-            y, _ = network.apply((), (), jnp.asarray(x))
-            np.testing.assert_allclose(y, pooled(x, window, steps, pads, reduce), rtol=1e-13)
-        axes = tuple(range(1, len(shape) + 1))
-        for network, wanted in (
-            (fn.global_max_pool, x.max(axes)),
-            (fn.global_average_pool, x.mean(axes)),
-        ):
-            np.testing.assert_allclose(network.apply((), (), jnp.asarray(x))[0], wanted, rtol=1e-13)
+        found = jax.jit(lambda x: [network.apply((), (), x)[0] for network in networks])(x)
+    for y, truth in zip(found, [*wanted, x.max(axes), x.mean(axes)], strict=True):
+        np.testing.assert_allclose(y, truth, rtol=1e-13)
 
 
 def test_the_first_of_equal_elements_gets_the_gradient_and_nan_stays():
     x = jnp.array([[1.0, 3.0, 3.0], [3.0, 0.0, 3.0]])[None, :, :, None]
+    spoilt = np.where(np.eye(6).reshape(6, *x.shape) == 1.0, np.nan, np.asarray(x))
     for network in (fn.max_pool((2, 3)), fn.global_max_pool):
-        grad = jax.grad(lambda x, network=network: network.apply((), (), x)[0].sum())(x)
+
+        def total(x, network=network):
+            return network.apply((), (), x)[0].sum()
+
+        grad = jax.jit(jax.grad(total))(x)
         np.testing.assert_array_equal(grad.ravel(), [0, 1, 0, 0, 0, 0])
-        for place in range(6):
-            spoilt = x.ravel().at[place].set(jnp.nan).reshape(x.shape)
-            assert jnp.isnan(network.apply((), (), spoilt)[0]).all()
+        assert jnp.isnan(jax.jit(jax.vmap(total))(spoilt)).all()
 
 
 X = jnp.ones((2, 5, 5, 3))

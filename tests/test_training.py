@@ -31,6 +31,12 @@ FULL = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True
 """As users compile, where bits are compared."""
 
 
+def rows_of(key, steps, size):
+    """The rows of each batch of a run of 20 examples; of the whole data, their order is free."""
+    rows = jax.vmap(lambda step: fn.batch_indices(run_keys(key)[0], step, 20, size))
+    return np.asarray(jax.jit(rows)(jnp.arange(steps)))
+
+
 @pytest.mark.parametrize("size", [None, 1, 7], ids=["batch", "stochastic", "mini-batch"])
 def test_descent_in_its_three_forms_is_numpys(size):
     """w <- w - eta (2 / (n k)) X' (X w + b - Y) over the rows that `batch_indices` names."""
@@ -41,10 +47,7 @@ def test_descent_in_its_three_forms_is_numpys(size):
         w, b = (np.array(start.params[name]) for name in ("weight", "bias"))
         result = resume(trainer, (x, y), start, steps=steps, batch_size=size)
         losses, norms = [], []
-        for step in range(steps):
-            rows = slice(None)
-            if size is not None:
-                rows = np.asarray(fn.batch_indices(run_keys(start.key)[0], step, 20, size))
+        for rows in rows_of(start.key, steps, size or 20):
             error = x[rows] @ w + b - y[rows]
             losses.append((error**2).mean())
             dw, db = 2 * x[rows].T @ error / error.size, 2 * error.sum(axis=0) / error.size
@@ -73,19 +76,18 @@ def test_resuming_is_bit_equal_at_any_step_also_through_the_host():
         jax.jit(function, static_argnames=("steps", "batch_size"), compiler_options=FULL)
         for function in (fn.run, fn.resume)
     )
-    whole = run(build(), (X, LABELS), KEY, steps=30, batch_size=8)
-    for stop in (7, 29):
-        first = run(build(), (X, LABELS), KEY, steps=stop, batch_size=8)
-        data = jax.random.key_data(first.state.key)
-        host = jax.device_get(first.state._replace(key=data))
+    whole = run(build(), (X, LABELS), KEY, steps=21, batch_size=8)
+    parts = [run(build(), (X, LABELS), KEY, steps=7, batch_size=8)]
+    for _ in range(2):
+        state = parts[-1].state
+        host = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
         state = jax.tree.map(jnp.asarray, host)
         state = state._replace(key=jax.random.wrap_key_data(state.key))
-        second = resume(build(), (X, LABELS), state, steps=30 - stop, batch_size=8)
-        joined = jax.tree.map(lambda a, b: jnp.append(a, b), first[1:], second[1:])
-        for a, b in zip(
-            jax.tree.leaves((second.state, joined)), jax.tree.leaves(whole), strict=True
-        ):
-            assert (a == b).all()
+        parts.append(resume(build(), (X, LABELS), state, steps=7, batch_size=8))
+    joined = jax.tree.map(lambda *each: np.concatenate(each), *(part[1:] for part in parts))
+    both = ((parts[-1].state, joined), (whole.state, whole[1:]))
+    for a, b in zip(*map(jax.tree.leaves, both), strict=True):
+        assert (a == b).all()
 
 
 def test_step_by_step_in_python_is_the_scan():
@@ -96,8 +98,7 @@ def test_step_by_step_in_python_is_the_scan():
     state = build().init(KEY)
     whole = five(state)
     step = jax.jit(build().step, compiler_options=FULL)
-    for index in range(5):
-        rows = fn.batch_indices(run_keys(state.key)[0], index, 20, 8)
+    for index, rows in enumerate(rows_of(state.key, 5, 8)):
         state, metrics = step(state, (X[rows], LABELS[rows]))
         assert metrics["loss"] == whole.loss[index]
     for a, b in zip(*map(jax.tree.leaves, (state.params, whole.state.params)), strict=True):
@@ -173,8 +174,9 @@ def test_evaluate_is_exact_over_a_last_partial_batch():
     state = trainer.init(KEY)
     loss = trainer.step.keywords["loss"]
     value, (_, metrics) = loss(state.params, state.state, (X, LABELS))
+    evaluate = jax.jit(fn.evaluate, static_argnames="batch_size")
     for size in (1, 6, 7, 19, 20, 1000):
-        got = fn.evaluate(trainer, state, (X, LABELS), batch_size=size)
+        got = evaluate(trainer, state, (X, LABELS), batch_size=size)
         np.testing.assert_allclose(got["loss"], value, rtol=1e-6)
         np.testing.assert_allclose(got["accuracy"], metrics["accuracy"], rtol=1e-6)
         assert got["count"] == got["weight"] == 20.0
