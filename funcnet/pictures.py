@@ -7,7 +7,7 @@ import numpy as np
 
 from funcnet.sweeps.learning_rate_finder import LearningRates
 from funcnet.sweeps.points import Points, is_number
-from funcnet.sweeps.table import Table, cell
+from funcnet.sweeps.tables import Table, cell
 from funcnet.sweeps.views import bands, heat_map, loss_scale, parallel_axes, scale_of
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#222222")

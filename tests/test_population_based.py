@@ -10,7 +10,7 @@ import pytest
 from members import EVERY, KEY, MEMBERS, RATES, SIZE, TRAIN, VALIDATION, same_bits
 
 import funcnet as fn
-from funcnet.sweeps.population_based import exploited, explored, found
+from funcnet.sweeps.populations import exploited, explored, found
 
 NAME = "step.update.learning_rate.value"
 GENERATIONS, LOW, HIGH = 6, 0.01, 0.9

@@ -1,11 +1,11 @@
 """Many runs at once: where to look, how they fit on a machine, and what was found."""
 
+from funcnet.sweeps.bands import Hyperband, brackets, hyperband
 from funcnet.sweeps.distributions import choice, integers, log_uniform, normal, uniform
 from funcnet.sweeps.early import Stopped, Watch, early_stopping, resume_early_stopping, watch
 from funcnet.sweeps.groups import Group, Varied, group_members, member, share_counters
 from funcnet.sweeps.halving import Halved, Rungs, geometric_rungs, successive_halving
 from funcnet.sweeps.horizon import until
-from funcnet.sweeps.hyperband import Hyperband, brackets, hyperband
 from funcnet.sweeps.hypergradient import (
     Bijector,
     Descent,
@@ -21,7 +21,7 @@ from funcnet.sweeps.members import greatest, least
 from funcnet.sweeps.padded import resume_padded, run_padded
 from funcnet.sweeps.planner import Plan, plan, sweep
 from funcnet.sweeps.points import crossed
-from funcnet.sweeps.population_based import (
+from funcnet.sweeps.populations import (
     Population,
     ancestors,
     perturb,
@@ -29,7 +29,7 @@ from funcnet.sweeps.population_based import (
     resample,
 )
 from funcnet.sweeps.space import grid, latin_hypercube, sample, sobol
-from funcnet.sweeps.table import Table, table
+from funcnet.sweeps.tables import Table, table
 
 __all__ = [
     "Bijector",

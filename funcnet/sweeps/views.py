@@ -7,7 +7,7 @@ import numpy as np
 
 from funcnet.pairs import check_count
 from funcnet.sweeps.points import Points, at, column, count
-from funcnet.sweeps.table import Table, binned, cell, grouped, groups_of
+from funcnet.sweeps.tables import Table, binned, cell, grouped, groups_of
 
 FEW = 5
 """Up to so many numbers are marked one by one."""
