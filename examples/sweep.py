@@ -13,19 +13,19 @@ It prints (times vary, and with other versions the accuracies a little) and draw
       256 members, 24 times 11 at once, 4.9 MiB
     256 runs of 600 steps in 14.4 s, compiled in 35.7 s.
 
-    learning rate  dropout   validation loss     test accuracy
-          0.01389      0.2            0.1021      96.5 ± 0.8 %
-         0.005179      0.2            0.1024      97.3 ± 0.5 %
-          0.01389      0.4            0.1038      96.8 ± 0.6 %
-          0.01389        0            0.1094      96.6 ± 0.4 %
-         0.005179      0.4            0.1099      97.0 ± 0.3 %
-         0.005179        0            0.1109      96.5 ± 0.7 %
+    learning_rate  dropout  validation_loss        ±  test_accuracy         ±  members  failed
+    ------------------------------------------------------------------------------------------
+          0.01389      0.2           0.1021  0.03018         0.9654  0.008868        8       0
+         0.005179      0.2           0.1024  0.01243         0.9727  0.005847        8       0
+          0.01389      0.4           0.1038  0.01774         0.9679  0.006294        8       0
+          0.01389        0           0.1094  0.02329         0.9656  0.003779        8       0
+         0.005179      0.4           0.1099  0.01732         0.9702  0.002741        8       0
+         0.005179        0           0.1109  0.01633         0.9645  0.007236        8       0
 
     Losses: sweep.png
 """
 
 import time
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -38,20 +38,6 @@ SEEDS = 8
 STEPS, BATCH = 600, 32
 
 
-class Trial(NamedTuple):
-    """What is kept of a run; of all members, each array begins with their axis."""
-
-    loss: Any  # [steps], each of its batch
-    validation_loss: Any
-    test_accuracy: Any
-
-
-def product(**axes):
-    """Each combination of the axes' values, as a dict of columns."""
-    columns = np.meshgrid(*axes.values(), indexing="ij")
-    return {name: column.ravel() for name, column in zip(axes, columns, strict=True)}
-
-
 def build(learning_rate, dropout, seed):
     net = fn.serial(fn.dense(64, 64), fn.relu, fn.dropout(dropout), fn.dense(64, 10))
     task = fn.supervised(net, fn.cross_entropy, metrics={"accuracy": fn.accuracy})
@@ -61,12 +47,9 @@ def build(learning_rate, dropout, seed):
 def trial_of(steps):
     def trial(member, train, validation, test):
         trainer, key = member
-        result = fn.run(trainer, train, key, steps=steps, batch_size=BATCH)
-        return Trial(
-            result.loss,
-            fn.evaluate(trainer, result.state, validation)["loss"],
-            fn.evaluate(trainer, result.state, test)["accuracy"],
-        )
+        state = fn.run(trainer, train, key, steps=steps, batch_size=BATCH).state
+        loss = fn.evaluate(trainer, state, validation)["loss"]
+        return loss, fn.evaluate(trainer, state, test)["accuracy"]
 
     return trial
 
@@ -78,69 +61,33 @@ def split_data():
     return (x[~kept], y[~kept]), (x[kept], y[kept]), test
 
 
-def print_table(rates, losses, accuracies, rows=6):
-    """The best points, losses and accuracies [rates, dropouts, seeds], by the mean loss."""
-    means = losses.mean(axis=2)
-    means = np.where(np.isfinite(means), means, np.inf)
-    order = np.argsort(means, axis=None)
-    print(f"{'learning rate':>13}{'dropout':>9}{'validation loss':>18}{'test accuracy':>18}")
-    for place in order[:rows]:
-        rate, dropout = np.unravel_index(place, means.shape)
-        accuracy = 100 * accuracies[rate, dropout]
-        print(
-            f"{rates[rate]:13.4g}{DROPOUTS[dropout]:9g}{means[rate, dropout]:18.4f}"
-            f"{accuracy.mean():10.1f} ± {accuracy.std():3.1f} %"
-        )
-
-
-def draw(rates, losses, curves, path):
-    """The mean validation loss of each point, and the training loss of each rate."""
+def draw(table, path):
+    """The mean loss of each rate and dropout."""
     try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        print('\nNo picture, as matplotlib is missing: pip install ".[plot]"')
-        return
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    image = left.imshow(np.log10(losses.mean(axis=2)).T, origin="lower", aspect="auto")
-    left.set(
-        title="validation loss, mean over the seeds (log10)",
-        xlabel="learning rate",
-        ylabel="dropout",
-        xticks=range(len(rates)),
-        xticklabels=[f"{rate:.1g}" for rate in rates],
-        yticks=range(len(DROPOUTS)),
-        yticklabels=[f"{rate:g}" for rate in DROPOUTS],
-    )
-    figure.colorbar(image, ax=left)
-    for rate, curve in zip(rates, curves[:, 0].mean(axis=1), strict=True):
-        blocks = curve[: len(curve) // 10 * 10].reshape(-1, 10).mean(axis=1)
-        right.plot(10 * np.arange(len(blocks)), blocks, label=f"{rate:.2g}")
-    right.set(title="training loss without dropout", xlabel="step", yscale="log")
-    right.legend(title="learning rate", fontsize="small")
-    right.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    print(f"\nLosses: {path}")
+        fn.plot_heat_map(table, "learning_rate", "dropout").savefig(path, dpi=110)
+    except ModuleNotFoundError as missing:
+        print(f"\nNo picture: {missing}")
+    else:
+        print(f"\nLosses: {path}")
 
 
 def main(rates=LEARNING_RATES, seeds=SEEDS, steps=STEPS, picture="sweep.png"):
     data = split_data()
-    points = product(learning_rate=rates, dropout=DROPOUTS, seed=np.arange(seeds))
+    points = fn.grid(learning_rate=rates, dropout=DROPOUTS, seed=range(seeds))
     start = time.perf_counter()
     planned = fn.plan(build, points, trial_of(steps), *data)
     print(planned)
     middle = time.perf_counter()
-    trials = jax.tree.map(np.asarray, planned(*data))
+    loss, accuracy = jax.block_until_ready(planned(*data))
     end = time.perf_counter()
     print(
         f"{len(points['seed'])} runs of {steps} steps in {end - middle:.1f} s, "
         f"compiled in {middle - start:.1f} s.\n"
     )
-    shape = len(rates), len(DROPOUTS), seeds
-    trials = jax.tree.map(lambda a: a.reshape(shape + a.shape[1:]), trials)
-    print_table(rates, trials.validation_loss, trials.test_accuracy)
-    draw(rates, trials.validation_loss, trials.loss, picture)
-    return trials
+    table = fn.table(points, validation_loss=loss, test_accuracy=accuracy).mean_over("seed")
+    print(table.lowest(6))
+    draw(table, picture)
+    return table
 
 
 if __name__ == "__main__":

@@ -140,19 +140,18 @@ def test_a_schedule_is_learnt_for_each_layer(beside, tmp_path, monkeypatch):
 
 def test_sweep_finds_a_rate_and_draws_it(tmp_path):
     sweep, found = load("sweep"), []
-    sweep.DROPOUTS = np.array([0.0, 0.3])
-    rates = np.array([1e-4, 1e-2])
+    sweep.DROPOUTS = [0.0, 0.3]
     printed = output(
-        lambda: found.extend(sweep.main(rates, seeds=1, steps=120, picture=tmp_path / "p.png"))
+        lambda: found.append(sweep.main([1e-4, 1e-2], 1, steps=120, picture=tmp_path / "p.png"))
     )
-    loss, validation_loss, accuracy = found
-    assert loss.shape == (2, 2, 1, 120)
-    assert (validation_loss[1] < 0.5).all()
-    assert (accuracy[1] > 0.85).all()
-    assert (validation_loss[0] > 1.5).all()
+    (table,) = found
+    loss, accuracy = table.scores["validation_loss"], table.scores["test_accuracy"]
+    np.testing.assert_allclose(table.points["learning_rate"], [1e-4, 1e-4, 1e-2, 1e-2])
+    assert (loss[:2] > 1.5).all()
+    assert (loss[2:] < 0.5).all()
+    assert (accuracy[2:] > 0.85).all()
     assert printed.startswith("4 members in 1 program on ")
-    best = printed.splitlines()[5].split()
-    assert (float(best[0]), float(best[2])) == (0.01, round(float(validation_loss.min()), 4))
+    assert float(printed.splitlines()[6].split()[2]) == float(f"{loss.min():.4g}")
     assert drawn(tmp_path / "p.png", printed)
 
 
