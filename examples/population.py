@@ -120,7 +120,7 @@ def draw(population, constant, picture):
                 [index - 1, index], [values[index - 1][lineage[index]], values[index]], "0.7", lw=1
             )
         axis.plot(generations, values[generations, place], color="#d55e00", lw=2.5)
-        axis.set(yscale="log", xlabel="generation")
+        axis.set(yscale="log", xlabel="generation", xticks=generations[:: 1 + len(rates) // 8])
     left.axhline(constant, color="#0072b2", ls="--", label="the best constant")
     left.plot([], [], color="#d55e00", lw=2.5, label="what led to the best member")
     left.set(title="learning rate")

@@ -36,7 +36,7 @@ def test_a_population_is_its_lineage_replayed():
     lineage, rates = np.asarray(population.lineage), np.asarray(population.hyperparameters[NAME])
     states = members.start(jax.random.split(jax.random.split(KEY)[0], MEMBERS))
     keys, everyone, before, scores = states.key, np.arange(MEMBERS), RATES, None
-    factors = set()
+    factors, ranks = set(), set()
     for generation in range(GENERATIONS):
         source = lineage[generation]
         moved = source != everyone
@@ -46,6 +46,7 @@ def test_a_population_is_its_lineage_replayed():
             order = np.argsort(np.where(np.isfinite(scores), scores, np.inf))
             assert set(everyone[moved]) == set(order[-2:])
             assert set(source[moved]) <= set(order[:2])
+            ranks.add(tuple(source[order[-2:]] == order[0]))
         copied = before[source]
         np.testing.assert_array_equal(rates[generation][~moved], copied[~moved])
         for rate, old in zip(rates[generation][moved], copied[moved], strict=True):
@@ -63,6 +64,7 @@ def test_a_population_is_its_lineage_replayed():
     assert same_bits(population.state, states)
     assert population.best == np.nanargmin(scores)
     assert factors == {0, 1}
+    assert len(ranks) > 1, "each generation draws anew"
     assert np.isnan(population.scores[0, 3])
     assert np.isfinite(population.scores[1:]).all(), "the diverged one is replaced at once"
     last = fn.hyperparameters(population.trainers)
