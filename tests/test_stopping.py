@@ -109,8 +109,7 @@ def stop(trainers, start, patience, improvement, which):
     return jax.vmap(one)(trainers, start, patience, improvement)
 
 
-def begin():
-    return jax.vmap(fn.sweeps.watch)(members.start(KEYS))
+begin = jax.jit(lambda: jax.vmap(fn.sweeps.watch)(members.start(KEYS)))
 
 
 @functools.cache
