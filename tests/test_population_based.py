@@ -6,7 +6,7 @@ import jax
 import members
 import numpy as np
 import pytest
-from members import EVERY, KEY, MEMBERS, RATES, SIZE, TRAIN, VALIDATION, same_bits
+from members import EVERY, KEY, MEMBERS, RATES, SIZE, TRAIN, VALIDATION, build, same_bits
 
 import funcnet as fn
 from funcnet.sweeps.population_based import exploited, explored, found
@@ -142,6 +142,9 @@ def test_bad_arguments_say_so_and_one_member_trains_on():
     )
     alone = jax.eval_shape(lambda: run(members.sweep([0.1]), TRAIN, VALIDATION, KEY))
     assert alone.lineage.shape == (2, 1)
+    guarded = jax.vmap(lambda rate: fn.guard(build(rate)))(RATES)
+    states = jax.eval_shape(lambda: run(guarded, TRAIN, VALIDATION, KEY)).state
+    assert states.key.shape == states.failed_at.shape == (MEMBERS,)
     with pytest.raises(ValueError, match=r"fraction must lie in \[0, 0.5\], got 0.6"):
         run(members.sweep(), TRAIN, VALIDATION, KEY, fraction=0.6)
     with pytest.raises(ValueError, match="generations must be at least 1, got 0"):
