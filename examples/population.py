@@ -25,10 +25,6 @@ rates of all members and those that led to the best:
 
 So it learns to lower the rate, and is better than every constant. It is no better than a schedule
 of the right shape, where one is known.
-
-Population-based training is greedy: it finds what lowers the loss in 200 steps. The rate it may be
-trusted with. Given the fraction dropped out as well, it soon drops nothing, since that fits the
-fastest, and ends worse than the best constants do.
 """
 
 import functools
