@@ -25,10 +25,6 @@ rates of all members and those that led to the best:
 
 So it learns to lower the rate, and is better than every constant. It is no better than a schedule
 of the right shape, where one is known.
-
-Population-based training is greedy: it finds what lowers the loss in 200 steps. The rate it may be
-trusted with. Given the fraction dropped out as well, it soon drops nothing, since that fits the
-fastest, and ends worse than the best constants do.
 """
 
 import functools
@@ -120,7 +116,7 @@ def draw(population, constant, picture):
                 [index - 1, index], [values[index - 1][lineage[index]], values[index]], "0.7", lw=1
             )
         axis.plot(generations, values[generations, place], color="#d55e00", lw=2.5)
-        axis.set(yscale="log", xlabel="generation")
+        axis.set(yscale="log", xlabel="generation", xticks=generations[:: 1 + len(rates) // 8])
     left.axhline(constant, color="#0072b2", ls="--", label="the best constant")
     left.plot([], [], color="#d55e00", lw=2.5, label="what led to the best member")
     left.set(title="learning rate")

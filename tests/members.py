@@ -22,13 +22,16 @@ the fused multiply-adds of that level, which fall elsewhere in each."""
 
 
 def build(learning_rate):
-    network = fn.serial(fn.dense(3, 4), fn.tanh, fn.dropout(0.1), fn.dense(4, 3))
+    network = fn.serial(fn.dense(3, 4), fn.tanh, fn.dense(4, 3))
     task = fn.supervised(network, fn.cross_entropy, metrics={"accuracy": fn.accuracy})
     return fn.trainer(task, fn.momentum(learning_rate))
 
 
 def sweep(rates=RATES):
-    return jax.vmap(build)(jnp.asarray(rates))
+    return stacked(jnp.asarray(rates, jnp.float32))
+
+
+stacked = jax.jit(jax.vmap(build))
 
 
 @jax.jit
@@ -49,7 +52,13 @@ def train(trainers, states, steps=EVERY):
 
 
 def select(tree, indices):
-    return jax.tree.map(lambda a: a[np.asarray(indices)], tree)
+    """The members at these indices, taken by NumPy but for keys."""
+
+    def one(leaf):
+        typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return (leaf if typed else np.asarray(leaf))[np.asarray(indices)]
+
+    return jax.tree.map(one, tree)
 
 
 def numbers(leaf):

@@ -74,6 +74,21 @@ def test_steps_that_are_not_finite_are_left_out_and_three_in_a_row_freeze():
     )
 
 
+def test_an_infinite_slope_counts_also_where_the_optimizer_makes_it_finite():
+    """The root's at 0, which is infinite, by its sign."""
+
+    def root(params, state, batch, *, key=None, train=False):
+        return jnp.sqrt(params), (state, {})
+
+    trainer = fn.trainer(fn.Task(lambda key: (jnp.zeros(()), ()), root), fn.sign_sgd(0.5))
+    for around, params in ((trainer, -0.5), (fn.guard(trainer), 0.0)):
+        state, metrics = around.step(around.init(KEY), ())
+        assert metrics["loss"] == 0.0
+        assert metrics["gradient_norm"] == np.inf
+        assert state.params == params
+    assert state.skipped == 1
+
+
 def test_the_others_do_not_notice():
     """One example is NaN in one member's data: that member leaves out the batches that hold it,
     and the other's bits are those that they are beside a healthy member. One of the rates is

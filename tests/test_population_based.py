@@ -3,11 +3,10 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import members
 import numpy as np
 import pytest
-from members import EVERY, KEY, MEMBERS, RATES, SIZE, TRAIN, VALIDATION, same_bits
+from members import EVERY, KEY, MEMBERS, RATES, SIZE, TRAIN, VALIDATION, build, same_bits
 
 import funcnet as fn
 from funcnet.sweeps.populations import exploited, explored, found
@@ -36,7 +35,7 @@ def test_a_population_is_its_lineage_replayed():
     lineage, rates = np.asarray(population.lineage), np.asarray(population.hyperparameters[NAME])
     states = members.start(jax.random.split(jax.random.split(KEY)[0], MEMBERS))
     keys, everyone, before, scores = states.key, np.arange(MEMBERS), RATES, None
-    factors = set()
+    factors, ranks = set(), set()
     for generation in range(GENERATIONS):
         source = lineage[generation]
         moved = source != everyone
@@ -46,6 +45,7 @@ def test_a_population_is_its_lineage_replayed():
             order = np.argsort(np.where(np.isfinite(scores), scores, np.inf))
             assert set(everyone[moved]) == set(order[-2:])
             assert set(source[moved]) <= set(order[:2])
+            ranks.add(tuple(source[order[-2:]] == order[0]))
         copied = before[source]
         np.testing.assert_array_equal(rates[generation][~moved], copied[~moved])
         for rate, old in zip(rates[generation][moved], copied[moved], strict=True):
@@ -63,6 +63,7 @@ def test_a_population_is_its_lineage_replayed():
     assert same_bits(population.state, states)
     assert population.best == np.nanargmin(scores)
     assert factors == {0, 1}
+    assert len(ranks) > 1, "each generation draws anew"
     assert np.isnan(population.scores[0, 3])
     assert np.isfinite(population.scores[1:]).all(), "the diverged one is replaced at once"
     last = fn.hyperparameters(population.trainers)
@@ -78,7 +79,7 @@ def test_it_is_a_function_of_its_key():
 
 
 def test_exploit_takes_the_best_alike_often_and_finite_ones_only():
-    scores = jnp.array([0.3, jnp.nan, 0.1, 0.2, jnp.inf, 5.0, 0.4, 0.5, -jnp.inf])
+    scores = np.array([0.3, np.nan, 0.1, 0.2, np.inf, 5.0, 0.4, 0.5, -np.inf], np.float32)
     draw = jax.jit(jax.vmap(exploited, (0, None, None)), static_argnums=2)
     keys = jax.random.split(KEY, 3000)
     drawn = np.asarray(draw(keys, scores, 3))
@@ -88,11 +89,12 @@ def test_exploit_takes_the_best_alike_often_and_finite_ones_only():
         assert counts[[0, 2, 3]].sum() == 3000
         assert abs(counts[[0, 2, 3]] / 3000 - 1 / 3).max() < 0.04
     # Two of the three best are lost: all take after the one that is not.
-    few = np.asarray(draw(keys[:50], jnp.where(jnp.arange(9) == 6, 1.0, jnp.nan), 3))
+    few = np.where(np.arange(9) == 6, 1.0, np.nan).astype(np.float32)
+    few = np.asarray(draw(keys, few, 3))
     assert {tuple(set(row) - {0, 1, 2, 3, 4, 5, 7, 8}) for row in few} == {(6,)}
     moved = few != np.arange(9)
     assert (few[moved] == 6).all()
-    np.testing.assert_array_equal(exploited(KEY, scores[:1], 0), [0])
+    assert (np.asarray(draw(keys[:1], scores[:1], 0)) == 0).all()
 
 
 def test_explore_changes_what_is_named_of_those_that_moved():
@@ -101,15 +103,18 @@ def test_explore_changes_what_is_named_of_those_that_moved():
         return fn.trainer(fn.supervised(fn.dense(3, 3), fn.cross_entropy), optimizer)
 
     count = 2000
-    trainers = jax.vmap(build)(*(jnp.full(count, value) for value in (0.5, 0.9, 2.0)))
-    before = fn.hyperparameters(trainers)
+    columns = (np.full(count, value, np.float32) for value in (0.5, 0.9, 2.0))
+    trainers = jax.jit(jax.vmap(build))(*columns)
+    before = jax.tree.map(np.asarray, fn.hyperparameters(trainers))
     rate, clip = (next(name for name in before if end in name) for end in ("rate", "max_norm"))
     moved = np.arange(count) % 2 == 0
     rules = {
         "learning_rate.value": fn.perturb(0.45, 3.0, down=0.5, up=4.0),
         clip: fn.resample(1, 9),
     }
-    after = fn.hyperparameters(explored(KEY, trainers, found(rules, before), moved))
+    explore = jax.jit(lambda trainers: explored(KEY, trainers, found(rules, before), moved))
+    after = fn.hyperparameters(explore(trainers))
+    after = jax.tree.map(np.asarray, after)
     for name in before:
         np.testing.assert_array_equal(after[name][~moved], before[name][~moved])
         assert (after[name] != before[name]).any() == (name in (rate, clip))
@@ -137,6 +142,9 @@ def test_bad_arguments_say_so_and_one_member_trains_on():
     )
     alone = jax.eval_shape(lambda: run(members.sweep([0.1]), TRAIN, VALIDATION, KEY))
     assert alone.lineage.shape == (2, 1)
+    guarded = jax.vmap(lambda rate: fn.guard(build(rate)))(RATES)
+    states = jax.eval_shape(lambda: run(guarded, TRAIN, VALIDATION, KEY)).state
+    assert states.key.shape == states.failed_at.shape == (MEMBERS,)
     with pytest.raises(ValueError, match=r"fraction must lie in \[0, 0.5\], got 0.6"):
         run(members.sweep(), TRAIN, VALIDATION, KEY, fraction=0.6)
     with pytest.raises(ValueError, match="generations must be at least 1, got 0"):

@@ -109,8 +109,7 @@ def stop(trainers, start, patience, improvement, which):
     return jax.vmap(one)(trainers, start, patience, improvement)
 
 
-def begin():
-    return jax.vmap(fn.sweeps.watch)(members.start(KEYS))
+begin = jax.jit(lambda: jax.vmap(fn.sweeps.watch)(members.start(KEYS)))
 
 
 @functools.cache
@@ -158,6 +157,7 @@ def test_early_stopping_goes_on_where_it_ended_bit_for_bit():
     less = stop(members.sweep(), begin(), PATIENCE, IMPROVEMENT, 0)
     assert (less.stopped_at < whole.stopped_at).any()
     rest = stop(members.sweep(), less.watch, PATIENCE + 1, IMPROVEMENT, 0)
+    assert stop._cache_size() == 1, "a beginning and a continuation are one program"
     ended = np.asarray(whole.stopped_at) < STEPS
     assert ended.any()
     assert same_bits(members.select(rest.watch, ended), members.select(whole.watch, ended))

@@ -39,7 +39,7 @@ class Stopped(NamedTuple):
 def watch(state: Any) -> Watch:
     """An early-stopped run's beginning, from a run's state."""
     state = jax.tree.map(jnp.asarray, state)
-    return Watch(state, state, jnp.full((), jnp.inf), jnp.zeros((), jnp.int32))
+    return Watch(state, state, jnp.full((), jnp.inf, float), jnp.zeros((), jnp.int32))
 
 
 def watched(before: Watch, state, score, min_improvement):

@@ -92,7 +92,7 @@ def successive_halving(
     train on to step `rungs.steps[i]` and are evaluated on `validation`; the members with the least
     finite scores go on, from the states they have. `score` is a function of the metrics, such as
     `greatest("accuracy")`. Survivors are gathered, so that a rung costs what its own members cost;
-    each rung is a program of its own within the compiled one.
+    each rung is a program of its own within the compiled one, and trains as a sweep of them alone.
     """
     members = count_members(trainers)
     check_rungs(rungs, members)

@@ -17,10 +17,11 @@ def until(trainer: Trainer, horizon) -> Trainer:
     bit, its count of steps too.
 
     The horizon is a leaf, so `run(..., steps=longest)` of a sweep of horizons is each member's run
-    with `steps=horizon`. A fraction counts as the next whole step. Beyond the horizon a run's
-    history repeats the loss of the batch that would come next, with the parameters that the run
-    ended with. A member that has ended costs as much as one that runs: put like lengths together.
-    Exact up to 2^24 steps in float32.
+    with `steps=horizon`, but for last bits where the compiler fuses other multiplications with
+    additions. A fraction counts as the next whole step; float32 counts up to 2^24. Beyond the
+    horizon a run's history repeats the loss of the batch that would come next, by the parameters
+    that the run ended with. A member that has ended costs as much as one that runs: put like
+    lengths together.
     """
     return Trainer(
         partial(trainer.init),
