@@ -20,9 +20,10 @@ from funcnet.sweeps.groups import Group, group_members, is_key, merged
 SHARE = 0.9
 """Of the free memory: the rest is left to allocators and to whoever else is there."""
 
-CACHE = 4 * 2**20
-"""Of temporaries that members running at once on a processor may have: with more they wait for its
-memory. (1,024 MLPs of 64-64-10 take 45 us of processor time a step all at once, 27 by 64.)"""
+CACHE, ENOUGH = 4 * 2**20, 64
+"""On a processor, the bytes of temporaries and the members at once beyond which it gains nothing,
+and waits for its memory. (Of 1,024 MLPs of 64-64-10, a step takes 45 us of processor time all at
+once, 35 by 256, 27 by 64, 30 by 16.)"""
 
 
 class Program(NamedTuple):
@@ -181,9 +182,12 @@ def program(run, group, shared, devices, at_once, rounds) -> Program:
 def fitted(run, group, shared, devices, memory, at_once) -> Program:
     """The program that runs as many members at once as fit, by the compiler's own account."""
     here = -(-len(group.places) // len(devices))
-    cached = at_once is None and devices[0].platform == "cpu"
-    most = CACHE if cached else memory
-    at_once = here if at_once is None else min(at_once, here)
+    most = memory
+    if at_once is None:
+        at_once = here
+        if devices[0].platform == "cpu":
+            most, at_once = CACHE, ENOUGH
+    at_once = min(at_once, here)
     while True:
         rounds = -(-here // at_once)
         at_once = -(-here // rounds)
@@ -218,8 +222,9 @@ def plan(
     and hears nothing of the others. If their arguments, results and temporaries exceed `memory`
     bytes a device (default: nine tenths of what is free), fewer run at once, one round after
     another, as many as fit by the compiler's own account, which costs a second compilation. On a
-    processor fewer run at once also where their temporaries would not fit its cache. `at_once` is
-    a limit of your own in place of that. `devices`: those to use, default all local ones.
+    processor 64 run at once, or fewer where their temporaries would not fit its cache. `at_once` is
+    a limit of your own in place of that. `devices`: those to use, default all local ones. How many
+    run at once, and where, changes roundings alone: losses over 200 steps stayed within 7e-7.
 
     Raises `ValueError` if one at a time does not fit, or the results of all do not.
     """
