@@ -2,12 +2,15 @@
 
 import _thread
 import gc
+import io
 import itertools
+import os
 import re
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,8 @@ import numpy as np
 import pytest
 
 import funcnet as fn
-from funcnet.data import feed, mapped, shards, sources
+from funcnet.data import feed, sources
+from funcnet.data.files import Rows
 from funcnet.training import run_keys
 
 RNG = np.random.default_rng(0)
@@ -391,8 +395,8 @@ BAD_SHARDS = [
     (replace("1-00006.npy", LABELS[:1]), "got 23 and 24: no file holds 0, but .*1-00006.npy 1"),
     (replace("0-00000.npy", np.float32(1.0)), "0-00000.npy must hold one array with a leading"),
     (replace("1-00000.npy", np.array(["a"])), "1-00000.npy must hold numbers .*, got <U1"),
-    (replace("1-00000.npy", np.array([{}])), "1-00000.npy cannot be mapped"),
-    (lambda f: (f / "0-00005.npy").write_bytes(b""), "0-00005.npy cannot be mapped"),
+    (replace("1-00000.npy", np.array([{}])), "1-00000.npy cannot be read"),
+    (lambda f: (f / "0-00005.npy").write_bytes(b""), "0-00005.npy cannot be read"),
     (lambda f: (f / "0-00001.npy").write_bytes((f / "0-00002.npy").read_bytes()[:-1]), "0-00001"),
     (
         lambda f: (np.savez(f / "x.npz", X), (f / "x.npz").rename(f / "0-00002.npy")),
@@ -420,14 +424,27 @@ def test_what_shards_cannot_hold_is_refused(tmp_path):
         fn.data.sharded({"x": []})
 
 
-def test_open_files_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "OPEN", 3)
+def test_one_file_is_open_at_a_time(tmp_path, monkeypatch):
     fn.data.write_shards(tmp_path, X, rows=2)
     source = fn.data.sharded(tmp_path)
-    assert source.data.mapped.cache_info().currsize == 0
-    for _ in range(2):
-        np.testing.assert_array_equal(source.take(np.arange(23)[::-1]), X[::-1])
-    assert source.data.mapped.cache_info()[:4] == (0, 24, 3, 3)
+    opened = []
+    monkeypatch.setattr(
+        "builtins.open", lambda *args, **kw: opened.append(io.FileIO(args[0])) or opened[-1]
+    )
+    np.testing.assert_array_equal(source.take(np.array([21, 0, 22, 1])), X[[21, 0, 22, 1]])
+    assert [Path(file.name).name for file in opened] == ["00000.npy", "00010.npy", "00011.npy"]
+    assert all(file.closed for file in opened)
+
+
+def test_a_file_that_shrank_is_named(tmp_path):
+    fn.data.write_shards(tmp_path, X, rows=20)
+    source = fn.data.sharded(tmp_path)
+    os.truncate(tmp_path / "00001.npy", 130)
+    with (
+        fn.data.batches(source, KEY, steps=4, batch_size=23) as batches,
+        pytest.raises(ValueError, match=r"00001.npy ends within a row, at byte 128"),
+    ):
+        next(batches)
 
 
 def resident():
@@ -437,18 +454,41 @@ def resident():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.parametrize("width", [3000, 70_000])
-def test_a_mapped_file_is_not_kept_in_memory(width, tmp_path, monkeypatch):
-    monkeypatch.setattr(mapped, "MAPPED", 1 << 20)
-    whole = np.arange((24 << 20) // width * width, dtype=np.uint8).reshape(-1, width)
+def test_a_mapped_file_is_not_kept_in_memory(tmp_path):
+    whole = np.arange(24 << 20, dtype=np.uint8).reshape(-1, 4096)
     np.save(tmp_path / "x.npy", whole)
-    source = sources.as_source(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    source = sources.as_source(mapped)
     rows = RNG.permutation(len(whole))
     before = resident()
     assert (source.take(rows) == whole[rows]).all()
     assert resident() - before < 2 << 20
-    assert (source.data[rows] == whole[rows]).all()
+    assert (mapped[rows] == whole[rows]).all()
     assert resident() - before > 20 << 20
+
+
+VIEWS = {
+    "rows": (lambda a: a[3:20], True),
+    "backwards": (lambda a: a[::-2], True),
+    "one row": (lambda a: a[4], True),
+    "columns": (lambda a: a[:, 1:], True),
+    "far columns": (lambda a: a[:, ::2], False),
+    "copy": (lambda a: a + 0.0, False),
+    "plain": (np.asarray, False),
+}
+
+
+@pytest.mark.parametrize(("view", "read"), VIEWS.values(), ids=VIEWS)
+def test_views_of_mapped_arrays(view, read, tmp_path):
+    """Of a raw file that is mapped from the middle of its second page on."""
+    data = np.arange(3000.0, dtype=np.float32).reshape(-1, 3)
+    data.tofile(tmp_path / "x.raw")
+    mapped = np.memmap(tmp_path / "x.raw", np.float32, "r", 12 * 500, (23, 3))
+    array = view(mapped)
+    source = sources.as_source(array)
+    rows = RNG.integers(0, len(array), 9)
+    assert isinstance(source.data, Rows) == read
+    np.testing.assert_array_equal(source.take(rows), view(data[500:523])[rows])
 
 
 def test_what_was_written_to_a_private_mapping_stays(tmp_path):

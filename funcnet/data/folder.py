@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcnet.data.shards import Shards, check_numbers
+from funcnet.data.files import Rows, check_numbers, piece_in
 from funcnet.data.sources import Arrays, as_source
 from funcnet.pairs import Tree, check_count
 
@@ -43,12 +43,11 @@ def check_lengths(arrays):
     for other in arrays[1:]:
         if other.shape[0] == first.shape[0]:
             continue
-        files = itertools.zip_longest(
-            zip(first.paths, first.rows, strict=True),
-            zip(other.paths, other.rows, strict=True),
+        pairs = itertools.zip_longest(
+            *([(piece.path, piece.rows) for piece in array.pieces] for array in (first, other)),
             fillvalue=("no file", 0),
         )
-        (path, rows), (its_path, its_rows) = next((a, b) for a, b in files if a[1] != b[1])
+        (path, rows), (its_path, its_rows) = next((a, b) for a, b in pairs if a[1] != b[1])
         raise ValueError(
             f"arrays must have as many rows, got {first.shape[0]} and {other.shape[0]}: {path} "
             f"holds {rows}, but {its_path} {its_rows}"
@@ -64,13 +63,15 @@ def sharded(files: str | os.PathLike[str] | Tree) -> Arrays:
     """The examples in `.npy` files: in a folder, named as by `write_shards`, or in a pytree of
     lists of files, each list an array in its order.
 
-    Shards may be of unequal lengths, and need not be cut alike in each array. They are mapped when
-    rows of them are needed, at most `shards.OPEN` of an array at once. Raises `ValueError` or
+    Shards may be of unequal lengths, and need not be cut alike in each array. Here their headers
+    are read; a file is opened while rows of it are read, one at a time. Raises `ValueError` or
     `FileNotFoundError`, with the file's name, for what is no array of numbers, for rows of another
     shape or dtype than the first file's, for arrays of unequal lengths, and for a missing number.
     """
     tree = files_in(Path(files)) if isinstance(files, str | os.PathLike) else files
-    data = jax.tree.map(Shards, tree, is_leaf=are_paths)
+    data = jax.tree.map(
+        lambda paths: Rows([piece_in(Path(path)) for path in paths]), tree, is_leaf=are_paths
+    )
     check_lengths(jax.tree.leaves(data))
     return as_source(data)
 

@@ -7,24 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcnet.data.mapped import mapping_of, read_rows
-from funcnet.data.shards import Shards
+from funcnet.data.files import Rows, piece_of
 from funcnet.pairs import Tree, leaf_names
 from funcnet.training import count_examples
-
-
-def rows_at(leaf, indices):
-    """leaf[indices] in memory and in the machine's byte order."""
-    dtype = leaf.dtype.newbyteorder("=")
-    if isinstance(leaf, np.ndarray) and mapping_of(leaf) is None:
-        return leaf[indices].astype(dtype, copy=False)
-    order = np.argsort(indices)
-    rows = np.empty((len(indices), *leaf.shape[1:]), dtype)
-    if isinstance(leaf, Shards):
-        leaf.read_rows(indices[order], rows, order)
-    else:
-        read_rows(leaf, indices[order], rows, order)
-    return rows
 
 
 @dataclass(frozen=True)
@@ -32,9 +17,10 @@ class Arrays:
     """Examples in a pytree of arrays with a common leading axis: in memory, memory-mapped
     (`numpy.load(file, mmap_mode="r")`) or sharded (`sharded`), in any mixture.
 
-    Of files mapped for reading alone a few rows are in the process's memory at any time. Anything
-    else with `len(source)` and `source.take(indices)`, the examples at indices [k] as a pytree of
-    NumPy arrays [k, ...], is a source too.
+    Rows of files are read when they are taken, and no page of them stays in the process's memory,
+    but for mapped arrays whose rows are not whole in the file, or that may have changes of their
+    own (mode "c"). Anything else with `len(source)` and `source.take(indices)`, the examples at
+    indices [k] as a pytree of NumPy arrays [k, ...], is a source too.
     """
 
     data: Tree
@@ -49,7 +35,8 @@ class Arrays:
 
     def take(self, indices: Any) -> Tree:
         """The examples at `indices`, int [k], which must be in range: arrays [k, ...]."""
-        return jax.tree.map(lambda leaf: rows_at(leaf, np.asarray(indices)), self.data)
+        rows = jax.tree.map(lambda leaf: np.asarray(leaf[np.asarray(indices)]), self.data)
+        return jax.tree.map(lambda a: a.astype(a.dtype.newbyteorder("="), copy=False), rows)
 
 
 @dataclass(frozen=True)
@@ -115,15 +102,19 @@ def as_source(data: Any) -> Any:
         return data
     if not array and (isinstance(data, Iterator) or jax.tree_util.all_leaves([data])):
         return stream(data)
-    data = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, data)
-    kinds = {type(a).__name__ for a in jax.tree.leaves(data) if not isinstance(a, ARRAYS)}
-    if kinds:
-        raise TypeError(
-            f"data must be arrays of NumPy or JAX, got {', '.join(sorted(kinds))}; anything else "
-            "is read by an object with __len__ and take(indices), or as a stream"
-        )
+    data = jax.tree.map(as_rows, data)
     count_examples(data)
     return Arrays(data)
 
 
-ARRAYS = (np.ndarray, Shards)
+def as_rows(leaf):
+    """An array that gives rows in memory by their indices."""
+    if isinstance(leaf, jax.Array):
+        return np.asarray(leaf)
+    if not isinstance(leaf, np.ndarray | Rows):
+        raise TypeError(
+            f"data must be arrays of NumPy or JAX, got {type(leaf).__name__}; anything else is "
+            "read by an object with __len__ and take(indices), or as a stream"
+        )
+    piece = piece_of(leaf) if isinstance(leaf, np.memmap) and leaf.ndim else None
+    return leaf if piece is None else Rows([piece])
