@@ -164,7 +164,7 @@ from funcnet.transformer import swiglu, transformer_block
 from funcnet.version import __version__
 
 if TYPE_CHECKING:
-    from funcnet import chain_rule, checkpoint, datasets, sweeps
+    from funcnet import chain_rule, checkpoint, data, datasets, sweeps
     from funcnet.checkpoint import Checkpoints, load_safetensors, save_safetensors
     from funcnet.pictures import plot_curves, plot_heat_map, plot_learning_rates, plot_parallel
     from funcnet.sweeps import (
@@ -234,6 +234,7 @@ LATE = {
     "checkpoint": "checkpoint",
     "choice": "sweeps",
     "crossed": "sweeps",
+    "data": "data",
     "datasets": "datasets",
     "early_stopping": "sweeps",
     "find_learning_rate": "sweeps",
@@ -365,6 +366,7 @@ __all__ = [
     "crossed",
     "ctc",
     "cyclic",
+    "data",
     "datasets",
     "decoupled_decay",
     "dense",

@@ -111,9 +111,8 @@ def trainer(
     )
 
 
-def check_data(data) -> tuple[Tree, int]:
-    """The data as arrays, and how many examples they hold."""
-    data = jax.tree.map(jnp.asarray, data)
+def count_examples(data) -> int:
+    """How many examples the arrays hold."""
     leaves = jax.tree_util.tree_flatten_with_path(data)[0]
     shapes = {jax.tree_util.keystr(path) or "data": leaf.shape for path, leaf in leaves}
     if not shapes or any(len(shape) < 1 for shape in shapes.values()):
@@ -123,7 +122,13 @@ def check_data(data) -> tuple[Tree, int]:
     length = next(iter(shapes.values()))[0]
     if length == 0:
         raise ValueError(f"data must hold at least one example, got shapes {shapes}")
-    return data, length
+    return length
+
+
+def check_data(data) -> tuple[Tree, int]:
+    """The data as arrays, and how many examples they hold."""
+    data = jax.tree.map(jnp.asarray, data)
+    return data, count_examples(data)
 
 
 def replaced(state, **fields):

@@ -1,0 +1,172 @@
+"""Batches on the host, and chunks of them on the device, made in a thread ahead of their use."""
+
+import functools
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet.data.sources import Stream, as_source
+from funcnet.pairs import check_count
+from funcnet.shuffle import batch_indices
+from funcnet.training import run_keys
+
+END = object()
+PLANNED = 64
+"""Steps whose indices are computed at once where batches are taken one by one."""
+
+
+def next_item(items, x64, device):
+    # JAX's contexts are a thread's own.
+    with jax.enable_x64(x64), jax.default_device(device):
+        return next(items, END)
+
+
+class Ahead:
+    """The items of an iterable, in order, computed in a thread, `ahead` of them before their use.
+
+    Use it in a `with` statement, or `close` it: no thread is left behind, nor is one after the last
+    item, or where it is dropped. An error in the thread is raised in its item's place. An interrupt
+    while waiting loses no item.
+    """
+
+    def __init__(self, items: Iterable[Any], ahead: int = 2):
+        ahead = check_count("ahead", ahead, 1)
+        self.items = iter(items)
+        self.context = [
+            getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_device")
+        ]
+        self.executor = ThreadPoolExecutor(1, "data")
+        self.pending: deque[Future[Any]] = deque()
+        for _ in range(ahead):
+            self._order()
+
+    def _order(self):
+        self.pending.append(self.executor.submit(next_item, self.items, *self.context))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if not self.pending:
+            raise StopIteration
+        wait_for([self.pending[0]])
+        future = self.pending.popleft()
+        if (error := future.exception()) is not None:
+            self.close()
+            raise error
+        if future.result() is END:
+            self.close()
+            raise StopIteration
+        self._order()
+        return future.result()
+
+    def close(self) -> None:
+        """Stop, once the item under way is done; nothing more comes."""
+        self.executor.shutdown(cancel_futures=True)
+        self.pending.clear()
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+
+@functools.partial(jax.jit, static_argnames=("every", "n", "batch_size"))
+def indices_from(first, data_key, *, every, n, batch_size):
+    """int32 [every, batch_size]: `batch_indices` of the steps from `first` on."""
+    steps = first + jnp.arange(every, dtype=jnp.uint32)
+    return jax.vmap(lambda step: batch_indices(data_key, step, n, batch_size))(steps)
+
+
+def parts_of(steps, every):
+    """The range `steps` in ranges of `every`, the last one shorter."""
+    return [steps[first : first + every] for first in range(0, len(steps), every)]
+
+
+def planned(source, key, steps, batch_size, every):
+    """The indices, int32 [every, batch_size], of `every` steps at a time, fewer in the end."""
+    try:  # On the host, since a GPU would compute them after the steps that it has yet to do.
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        host = jax.local_devices()[0]
+    data_key = jax.device_put(run_keys(key)[0], host)
+    size = {"every": every, "n": len(source), "batch_size": batch_size}
+    for part in parts_of(steps, every):
+        # The last part is computed in the others' length, as that is compiled.
+        yield np.asarray(indices_from(np.uint32(part[0]), data_key, **size))[: len(part)]
+
+
+def host_batches(source, key, steps, batch_size):
+    if isinstance(source, Stream):
+        yield from source.read(steps, batch_size)
+    else:
+        for indices in planned(source, key, steps, batch_size, PLANNED):
+            yield from map(source.take, indices)
+
+
+def host_chunks(source, key, steps, batch_size, every):
+    if isinstance(source, Stream):
+        batches = source.read(steps, batch_size)
+        for part in parts_of(steps, every):
+            chunk = list(itertools.islice(batches, len(part)))
+            yield jax.tree.map(lambda *leaves: np.stack(leaves), *chunk)
+    else:
+        for indices in planned(source, key, steps, batch_size, every):
+            examples = source.take(indices.reshape(-1))
+            yield jax.tree.map(lambda a, s=indices.shape: a.reshape(*s, *a.shape[1:]), examples)
+
+
+def checked(data, start, steps, batch_size):
+    """The source of `data`, the range of the steps, and the batch size."""
+    source, start = as_source(data), check_count("start", start, 0)
+    steps = range(start, start + check_count("steps", steps, 0))
+    if batch_size is not None or not isinstance(source, Stream):
+        batch_size = check_count("batch_size", batch_size, 1)
+    if not isinstance(source, Stream) and batch_size > len(source):
+        raise ValueError(f"batch_size must be at most the {len(source)} examples, got {batch_size}")
+    return source, steps, batch_size
+
+
+def batches(
+    data: Any, key: Any, *, steps: int, batch_size: int | None, start: int = 0, ahead: int = 2
+) -> Ahead:
+    """The batches of `steps` steps from `start` on, pytrees of NumPy arrays, each exactly the one
+    that the pure run (`resume`) takes whose state has that `key`.
+
+    data: a pytree of arrays with a common leading axis, in memory or memory-mapped, any source
+    (`sharded`) or stream of batches (`stream`); of a stream `key` is not used and `batch_size` may
+    be None. They are read in a thread, `ahead` of them before their use: close what is returned, as
+    a `with` statement does.
+    """
+    source, steps, batch_size = checked(data, start, steps, batch_size)
+    return Ahead(host_batches(source, key, steps, batch_size), ahead)
+
+
+def chunks(
+    data: Any,
+    key: Any,
+    *,
+    steps: int,
+    batch_size: int | None,
+    every: int,
+    start: int = 0,
+    ahead: int = 2,
+    device: Any = None,
+) -> Ahead:
+    """The `batches` of `every` steps at a time, stacked: arrays [every, batch_size, ...] on the
+    device, the last ones shorter. `lax.scan(trainer.step, state, chunk)` is `resume`, bit for bit.
+
+    They are gathered and sent to the device in a thread, `ahead` of them before their use, so that
+    about `ahead` + 2 are in memory at once. `device` is a device, or a sharding of such arrays.
+    """
+    source, steps, batch_size = checked(data, start, steps, batch_size)
+    stacked = host_chunks(source, key, steps, batch_size, check_count("every", every, 1))
+    return Ahead((jax.device_put(chunk, device) for chunk in stacked), ahead)
