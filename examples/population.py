@@ -2,12 +2,12 @@
 
     pip install ".[plot]" && python examples/population.py
 
-Sixteen networks train at once with rates from 0.001 to 0.3. After every 200 steps the three with
-the greatest loss on the validation signals (every fifth of the training ones) take over weights,
-momentum and rate of three of the best, and change the rate by a fifth, up or down (population-based
-training, Jaderberg et al. 2017). The budget's other uses: sixteen constant rates, and sixteen peaks
-of a cosine schedule. Of each sixteen the validation loss chooses one, and the test signals are met
-once. Means ± standard deviations over three seeds.
+Sixteen networks train at once with rates from 0.001 to 0.3. After every 200 steps each of the four
+with the greatest loss on the validation signals (every fifth of the training ones) takes over
+weights, momentum and rate of one of the four best, and changes the rate by a fifth, up or down
+(population-based training, Jaderberg et al. 2017). The budget's other uses: sixteen constant rates,
+and sixteen peaks of a cosine schedule. Of each sixteen the validation loss chooses one, and the
+test signals are met once. Means ± standard deviations over three seeds.
 
 It prints (times vary, and with other versions the last digits) and draws `population.png`, the
 rates of all members and those that led to the best:

@@ -113,7 +113,8 @@ def population_based(
     """
     members = count_members(trainers)
     generations, steps = check_count("generations", generations, 1), check_count("steps", steps, 1)
-    count = min(math.ceil(number("fraction", fraction, 0.0, 0.5) * members), members // 2)
+    share = round(number("fraction", fraction, 0.0, 0.5) * members, 6)  # 0.07 * 100 is above 7
+    count = min(math.ceil(share), members // 2)
     rules = found(explore, hyperparameters(trainers))
     init_key, search_key = jax.random.split(key)
 
