@@ -21,12 +21,12 @@ gc.set_threshold(200_000, 50, 1000)
 
 @pytest.fixture(scope="session", autouse=True)
 def started(request):
-    """By name, what a module has to `start` before the first test, for a second core to run
+    """By name, what a module has to `start_beside` before the first test, for a second core to run
     meanwhile."""
     modules = {item.module for item in request.session.items if hasattr(item, "module")}
     with contextlib.ExitStack() as stack:
         processes = {
-            m.__name__: stack.enter_context(m.start()) for m in modules if "start" in vars(m)
+            m.__name__: stack.enter_context(m.start_beside()) for m in modules if "start_beside" in vars(m)
         }
         yield processes
         for process in processes.values():

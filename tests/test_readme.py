@@ -15,7 +15,7 @@ END = "--- end of a block ---"
 CODES, SHOWN = ([block for name, block in BLOCKS if name == kind] for kind in ("python", "text"))
 
 
-def start():
+def start_beside():
     """What runs all blocks in one process, with the compiler's own settings."""
     script = f"print({END!r})\n".join([*CODES, ""])
     settings = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
