@@ -26,7 +26,9 @@ def started(request):
     modules = {item.module for item in request.session.items if hasattr(item, "module")}
     with contextlib.ExitStack() as stack:
         processes = {
-            m.__name__: stack.enter_context(m.start_beside()) for m in modules if "start_beside" in vars(m)
+            m.__name__: stack.enter_context(m.start_beside())
+            for m in modules
+            if "start_beside" in vars(m)
         }
         yield processes
         for process in processes.values():
