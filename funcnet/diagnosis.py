@@ -122,13 +122,17 @@ def layers_of(loss, *inputs, **context) -> tuple[Layer, ...]:
 
 
 def before_failure(trainer, data, state, steps, batch_size):
-    """(the run's state before its first step that is not finite, whether there is one)."""
-    if isinstance(state, Guarded) and state.frozen:
-        return state.run._replace(step=state.failed_at), True
+    """(the trainer without its guard, the run's state before its first step that is not finite,
+    whether there is one)."""
+    if isinstance(state, Guarded):
+        trainer = trainer._replace(step=trainer.step.keywords["step"])
+        if state.frozen:
+            return trainer, state.run._replace(step=state.failed_at), True
+        state = state.run
     zero = jnp.zeros((), jnp.int32)
-    start = Guarded(state, zero, zero, zero - 1)
-    end = resume(guard(trainer, patience=1), data, start, steps=steps, batch_size=batch_size).state
-    return end.run._replace(step=end.failed_at), end.frozen
+    start, cautious = Guarded(state, zero, zero, zero - 1), guard(trainer, patience=1)
+    end = resume(cautious, data, start, steps=steps, batch_size=batch_size).state
+    return trainer, end.run._replace(step=end.failed_at), end.frozen
 
 
 def diagnose(
@@ -143,12 +147,11 @@ def diagnose(
     parameters after the update. A layer is what has (params, state, x) for its first arguments; of
     a `repeat` the whole is one. The failing batch is a function of the run's key and the step.
     """
-    is_key = jnp.issubdtype(getattr(start, "dtype", None), jax.dtypes.prng_key)
-    state = trainer.init(start) if is_key else start
+    state = trainer.init(start) if isinstance(start, jax.Array) else start
     if (loss := bound_loss(trainer.step)) is None:
         raise ValueError("diagnose needs a trainer made by trainer(task, optimizer)")
     data, length = check_data(data)
-    state, fails = before_failure(trainer, data, state, steps, batch_size)
+    trainer, state, fails = before_failure(trainer, data, state, steps, batch_size)
     if not fails:
         return None
     data_key, noise_key = run_keys(state.key)

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import scaled
 from funcnet.optimizers.wrappers import all_finite, chosen
-from funcnet.pairs import Trainer, check_count, fix, partial
+from funcnet.pairs import Trainer, check_count, fix, partial, unbind
 from funcnet.training import replaced
 
 LEAST, GREATEST = 1.0, 2.0**24
@@ -79,9 +79,11 @@ def loss_scaled(trainer: Trainer, *, scale: float = 2.0**15, every: int = 2000) 
     goes around a trainer made by `trainer`, whose engine must take any loss (`chain_rule`'s, which
     looks for the loss's rule, does not); `guard` goes around it.
     """
+    if not isinstance(trainer, Trainer):
+        raise TypeError(f"loss_scaled expects a Trainer, got {trainer!r}")
     if math.frexp(scale)[0] != 0.5 or not LEAST <= scale <= GREATEST:
         raise ValueError(f"scale must be a power of two in [1, 2^24], got {scale}")
-    keywords = dict(getattr(trainer.step, "keywords", {}))
+    function, keywords = unbind(trainer.step)
     if "value_and_grad" not in keywords:
         raise ValueError(
             "loss_scaled expects a trainer made by trainer(task, optimizer): put guard around it"
@@ -89,7 +91,7 @@ def loss_scaled(trainer: Trainer, *, scale: float = 2.0**15, every: int = 2000) 
     init = fix(loss_scaled_init, scale=float(scale))
     step = fix(loss_scaled_step, every=check_count("every", every, 1))
     value_and_grad = keywords.pop("value_and_grad")
-    bare = Partial(trainer.step.func, **keywords)
+    bare = Partial(function, **keywords)
     return Trainer(
         Partial(init, init=partial(trainer.init)),
         Partial(step, step=bare, value_and_grad=value_and_grad),

@@ -16,7 +16,7 @@ ORDER = [
     {"losses", "combine", "optimizers", "overview", "population", "precision"},
     {"task", "transformer"},
     {"training", "networks", "generate"},
-    {"guard", "loss_scale"},
+    {"guard", "data", "loss_scale"},
     {"sweeps"},
     {"chain_rule"},
     {"verify", "verify_optimizer", "pictures", "diagnosis", "host"},

@@ -1,5 +1,6 @@
 """The compiled part of `fit`: chunks of the pure run, of data in memory or of batches that come."""
 
+import contextlib
 import math
 from collections.abc import Callable, Generator
 from typing import Any
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.pairs import Trainer, Tree, check_count
-from funcnet.training import Result, check_data, evaluate, resume, resume_batches, run_keys
+from funcnet.training import Result, check_data, evaluate, resume, resume_batches
 
 Advance = Callable[[Any], tuple[Result, dict[str, Any]]]
 """A run's state, which it consumes, to the result of a chunk and `notes` of its last state."""
@@ -66,16 +67,22 @@ def count_steps(data, batch_size, steps, epochs) -> tuple[int, int]:
     """(steps, examples in each)."""
     if (steps is None) == (epochs is None):
         raise ValueError(f"fit expects steps or epochs, got steps={steps} and epochs={epochs}")
-    length = check_data(data)[1] if in_memory(data) else None
     if batch_size is not None:
         batch_size = check_count("batch_size", batch_size, 1)
-    elif length is None:
+    elif not in_memory(data):
         raise ValueError("batch_size=None is of data in memory, got a source of batches")
-    if steps is not None:
-        return check_count("steps", steps, 0), batch_size or length
-    if length is None:
+    if steps is not None and batch_size is not None:
+        return check_count("steps", steps, 0), batch_size
+    if in_memory(data):
+        length = check_data(data)[1]
+    elif hasattr(data, "__len__"):
         length = len(data)
-    return math.ceil(epochs * length / (batch_size or length)), batch_size or length
+    else:
+        raise ValueError(f"epochs are of data that have a length: give steps for {data!r}")
+    size = length if batch_size is None else batch_size
+    if steps is not None:
+        return check_count("steps", steps, 0), size
+    return math.ceil(epochs * length / size), size
 
 
 def chunks(
@@ -97,11 +104,14 @@ def chunks(
         return
     from funcnet import data as sources  # type: ignore[attr-defined]
 
-    key, _ = run_keys(state.key)
-    given = sources.chunks(data, key, start=step, steps=steps, every=every, batch_size=batch_size)
-    for batches in given:
+    left = steps - step
+    given = sources.chunks(
+        data, state.key, start=step, steps=left, every=every, batch_size=batch_size
+    )
+    with contextlib.closing(given):
+        for batches in given:
 
-        def advance_on(state, batches=batches):
-            return train_on_batches(trainer, state, batches)
+            def advance_on(state, batches=batches):
+                return train_on_batches(trainer, state, batches)
 
-        yield len(jax.tree.leaves(batches)[0]), advance_on
+            yield len(jax.tree.leaves(batches)[0]), advance_on

@@ -25,8 +25,8 @@ class Progress(NamedTuple):
         ]
         hidden = ("gradient_norm", "weight", "count", "validation_weight", "validation_count")
         shown = {name: x for name, x in self.metrics.items() if name not in hidden}
-        first = {name: shown.pop(name) for name in ("loss", "learning_rate") if name in shown}
-        parts += [f"{n.replace('_', ' ')} {x:.4g}" for n, x in {**first, **shown}.items()]
+        order = sorted(shown, key=lambda name: (name != "loss", name != "learning_rate"))
+        parts += [f"{name.replace('_', ' ')} {shown[name]:.4g}" for name in order]
         return "  ".join(parts)
 
 
