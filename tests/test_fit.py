@@ -5,8 +5,10 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 import types
 
 import jax
@@ -418,3 +420,70 @@ BAD = [
 def test_what_it_refuses(how, message):
     with pytest.raises(ValueError, match=message):
         fit(**how)
+
+
+def small(loss):
+    network = fn.serial(fn.dense(3, 8), fn.tanh, fn.dense(8, 3))
+    return fn.trainer(fn.supervised(network, loss), fn.sgd(0.1))
+
+
+def child():
+    """A run in a process of its own, which says when it is at a place and then takes its time."""
+    from funcnet.checkpoint import files
+
+    place, folder = sys.argv[1:]
+    trainer, callbacks, waits = small(slow_loss), [], []
+
+    def here(*_):
+        if not waits:
+            waits.append(print(place, flush=True))
+            time.sleep(0.5)
+
+    if place == "training":
+        callbacks = [here]
+    if place == "saving":
+        sync = files.sync
+        files.sync = lambda file: (here(), sync(file))
+    if place == "evaluation":
+        loop.score_of = lambda *inputs: (here(), chunks.score_of(*inputs))[1]
+    if place == "compilation":
+        slow_loss.when_traced = here
+    fitted = fn.fit(
+        trainer, DATA, KEY, steps=10**7, batch_size=8, every=1000, checkpoints=folder,
+        validation=HELD_OUT, callbacks=callbacks, report=print,
+    )  # fmt: skip
+    print(fitted.reason, int(fitted.state.step), float(fitted.state.params[0]["bias"][0]))
+
+
+def slow_loss(prediction, target):
+    getattr(slow_loss, "when_traced", lambda: None)()
+    return fn.cross_entropy(prediction, target)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "training",
+        *(
+            pytest.param(place, marks=pytest.mark.slow)
+            for place in ("evaluation", "compilation", "saving")
+        ),
+    ],
+)
+def test_sigterm_anywhere_ends_a_process_with_a_checkpoint(place, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import test_fit; test_fit.child()", place, str(tmp_path)],
+        cwd=os.path.dirname(__file__), stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(fn.__file__))},
+    )  # fmt: skip
+    while process.stdout.readline().strip() != place:
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    *_, said, last = process.communicate()[0].splitlines()
+    reason, step, bias = last.split()
+    assert (process.returncode, reason) == (0, "SIGTERM")
+    assert f"told to stop by SIGTERM: stopped at step {step} of 10000000, saved in" in said
+    with fn.Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(small(fn.cross_entropy).init, KEY))
+    assert (restored.step, restored.skipped) == (int(step), ())
+    assert float(restored.tree.params[0]["bias"][0]) == float(bias)
