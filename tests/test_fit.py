@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import funcnet as fn
-from funcnet.host import chunks, loop
+from funcnet.host import chunks, loop, saver
 from funcnet.host.progress import Progress
 from funcnet.host.signals import listening
 from funcnet.training import run_keys
@@ -45,8 +45,7 @@ TRAINER = build()
 def as_users_compile():
     """The shell's two scans, compiled as users do."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(chunks, "begin", jax.jit(chunks.begun, compiler_options=FULL))
-    patch.setattr(loop, "begin", chunks.begin)
+    patch.setattr(saver, "begin", jax.jit(chunks.begun, compiler_options=FULL))
     patch.setattr(chunks, "train", jax.jit(
         chunks.chunk, static_argnames=("steps", "batch_size"), donate_argnames="state",
         compiler_options=FULL,
@@ -267,6 +266,23 @@ def test_callbacks_see_each_chunk_and_a_state_that_lives(whole):
     scores = fn.evaluate(TRAINER, fitted.state, HELD_OUT)
     np.testing.assert_allclose(fitted.validation["loss"][-1], scores["loss"], rtol=1e-6)
     np.testing.assert_allclose(seen[-1][3]["validation_loss"], scores["loss"], rtol=1e-6)
+
+
+def test_the_picture_of_a_history():
+    pytest.importorskip("matplotlib")
+    fitted = fit(validation=HELD_OUT)
+    *panels, last = fn.plot_history(fitted, window=3).axes
+    names = [axis.get_ylabel() for axis in (*panels, last)]
+    assert names == ["loss", "accuracy", "learning rate", "gradient norm"]
+    training, validation, best = panels[0].lines
+    np.testing.assert_array_equal(training.get_xdata(), np.arange(1, 30))
+    np.testing.assert_allclose(training.get_ydata()[10], fitted.loss[8:11].mean(), rtol=1e-6)
+    np.testing.assert_array_equal(validation.get_xdata(), [7, 14, 21, 28, 29])
+    np.testing.assert_array_equal(validation.get_ydata(), fitted.validation["loss"])
+    assert list(best.get_xdata()) == [fitted.best_step] * 2
+    assert len(last.lines) == 2  # without validation
+    alone = fn.plot_history(fn.Result(fitted.state, fitted.loss, fitted.metrics))
+    assert [len(axis.lines) for axis in alone.axes] == [1] * 4
 
 
 SCORES = [3.0, 2.0, np.nan, 2.5, 2.2]

@@ -1,6 +1,5 @@
 """What a run has come to so far: its history, its scores, its best state."""
 
-import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,8 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from funcnet.checkpoint import CheckpointError, Checkpoints, load
-from funcnet.checkpoint.store import path_of
 from funcnet.host.chunks import copy
 from funcnet.host.progress import Clock
 
@@ -31,14 +28,23 @@ def means(history) -> dict[str, float]:
     return numbers
 
 
+class Limits(NamedTuple):
+    """Where a run ends at the latest."""
+
+    steps: int
+    evaluations: int | None  # without a better score
+    seconds: float | None
+
+
 class Course:
     """The mutable part of `fit`."""
 
     def __init__(
-        self, step: int, steps: int, examples: int, score: Callable[..., Any], report: Any
+        self, step: int, limits: Limits, examples: int, score: Callable[..., Any], report: Any
     ):
-        self.steps, self.score, self.report = steps, score, report
+        self.limits, self.score, self.report = limits, score, report
         self.clock = Clock(step, examples)
+        self.pending: Chunk | None = None
         self.history: list[dict[str, np.ndarray]] = []
         self.evaluations: list[dict[str, float]] = []
         self.failed_at, self.diverged = -1, False
@@ -46,17 +52,9 @@ class Course:
         self.best_step: int | None = None
         self.best_score, self.waited = math.inf, 0
 
-    def recall(self, checkpoints: Checkpoints, step: int, every: int, like: Any) -> None:
-        """The best score so far, by the metrics of the checkpoints up to a step."""
-        sign = 1.0 if checkpoints.best is min else -1.0
-        known = {n: sign * m for n, m in checkpoints.metrics.items() if n <= step}
-        known = {n: score for n, score in known.items() if math.isfinite(score)}
-        if known:
-            best = min(known, key=known.__getitem__)
-            with contextlib.suppress(CheckpointError, OSError):
-                self.best = load(path_of(checkpoints.folder, best), like)
-                self.best_step, self.best_score = best, known[best]
-                self.waited = step // every - best // every
+    def recall(self, step: int, score: float, state: Any, waited: int) -> None:
+        """Go on from the best of a run that continues."""
+        self.best_step, self.best_score, self.best, self.waited = step, score, state, waited
 
     def judge(self, step: int, state: Any, scores: dict[str, Any]) -> float:
         """Take in an evaluation; its score."""
@@ -69,8 +67,28 @@ class Course:
             self.best_score, self.waited = score, 0
         return score
 
-    def settle(self, chunk: Chunk) -> dict[str, float]:
-        """Wait for a chunk, take in its history and report; its metrics as numbers."""
+    def expect(self, chunk: Chunk) -> None:
+        """A chunk is dispatched: only now is the one before waited for."""
+        before, self.pending = self.pending, None
+        if before is not None:
+            self.take_in(before)
+        self.pending = chunk
+
+    def settle(self) -> dict[str, float]:
+        """Wait for the last chunk, if that was not done; its metrics as numbers."""
+        chunk, self.pending = self.pending, None
+        return {} if chunk is None else self.take_in(chunk)
+
+    def reason_to_stop(self) -> str | None:
+        """Of those that lie in the run itself."""
+        if self.failed_at >= 0:
+            return "frozen"
+        if self.limits.evaluations is not None and self.waited >= self.limits.evaluations:
+            return "patience"
+        seconds = self.limits.seconds
+        return "time" if seconds is not None and self.clock.seconds() >= seconds else None
+
+    def take_in(self, chunk: Chunk) -> dict[str, float]:
         history, notes = jax.device_get((chunk.history, chunk.notes))
         self.history.append(history)
         metrics = means(history)
@@ -81,7 +99,7 @@ class Course:
             scores = {f"validation_{n}": x for n, x in self.evaluations[-1].items() if n != "step"}
             metrics |= scores
         if self.report is not None:
-            self.report(self.clock.progress(chunk.step, self.steps, metrics))
+            self.report(self.clock.progress(chunk.step, self.limits.steps, metrics))
         bad = np.flatnonzero(~np.isfinite(history["loss"]))
         if bad.size and not self.diverged:
             self.diverged = True
@@ -89,8 +107,8 @@ class Course:
             self.say(f"the loss of step {at} is {history['loss'][bad[0]]}: fn.diagnose says where")
         return metrics
 
-    def say(self, text: str) -> None:
-        if self.report is not None:
+    def say(self, text: str | None) -> None:
+        if self.report is not None and text is not None:
             self.report(text)
 
     def joined(self) -> dict[str, np.ndarray]:

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from funcnet.checkpoint import Checkpoints
-from funcnet.host.chunks import begin, chunks, copy, count_steps, key_of, score_of
-from funcnet.host.course import Chunk, Course
+from funcnet.host.chunks import chunks, count_steps, score_of
+from funcnet.host.course import Chunk, Course, Limits
 from funcnet.host.progress import progress_line
+from funcnet.host.saver import Saver
 from funcnet.host.signals import listening, told_to_stop
 from funcnet.pairs import Trainer, Tree, check_count
 from funcnet.sweeps.members import LEAST_LOSS
@@ -31,28 +32,6 @@ class Fitted(NamedTuple):
     reason: str  # why it ended: "steps", "patience", "time", "frozen", "data" or a signal's name
 
 
-def opened(checkpoints, stack) -> Checkpoints | None:
-    if checkpoints is None or isinstance(checkpoints, Checkpoints):
-        return checkpoints
-    return stack.enter_context(Checkpoints(checkpoints, keep_best=1))
-
-
-def started(trainer, key, checkpoints, say):
-    """The newest whole checkpoint's state, or a new one."""
-    found = None
-    if checkpoints is not None:
-        found = checkpoints.restore(jax.eval_shape(trainer.init, key))
-    if found is None:
-        return begin(trainer, key)
-    if (jax.random.key_data(found.tree.key) != key_of(trainer, key)).any():
-        raise ValueError(
-            f"the checkpoints in {checkpoints.folder} are of a run with another key: "
-            "give its key to continue it, or another folder"
-        )
-    say(f"continuing from step {found.step}, {checkpoints.folder}")
-    return copy(found.tree)
-
-
 def multiple(name, value, every) -> int:
     if value is None:
         return every
@@ -66,12 +45,7 @@ def passed(step: int, size: int, every: int) -> bool:
     return step // every > (step - size) // every
 
 
-def signed(score, checkpoints):
-    """A score, of which the least is best, as the metric of these checkpoints."""
-    return score if score is None or checkpoints.best is min else -score
-
-
-def ending(reason, step, steps, course, checkpoints) -> str | None:
+def ending(reason, step, course, saver) -> str | None:
     """What to say of a run that ended before its last step."""
     why = {
         "steps": None,
@@ -82,12 +56,12 @@ def ending(reason, step, steps, course, checkpoints) -> str | None:
     }.get(reason, f"told to stop by {reason}")
     if why is None:
         return None
-    text = f"{why}: stopped at step {step} of {steps}"
+    text = f"{why}: stopped at step {step} of {course.limits.steps}"
     if reason in ("patience", "frozen", "data"):
         return text
-    if checkpoints is None:
+    if saver.checkpoints is None:
         return f"{text}; nothing is saved, fn.resume continues from the result's state"
-    return f"{text}, saved in {checkpoints.folder}; the same call continues from there"
+    return f"{text}, saved in {saver.checkpoints.folder}; the same call continues from there"
 
 
 def fit(
@@ -141,76 +115,47 @@ def fit(
     steps, examples = count_steps(data, batch_size, steps, epochs)
     validate_every = multiple("validate_every", validate_every, every)
     save_every = multiple("save_every", save_every, every)
-    if patience is not None and (check_count("patience", patience, 1), validation)[1] is None:
-        raise ValueError("patience needs validation data")
+    if patience is not None:
+        patience = check_count("patience", patience, 1)
+        if validation is None:
+            raise ValueError("patience needs validation data")
     with contextlib.ExitStack() as stack:
         heard = stack.enter_context(listening())
-        checkpoints = opened(checkpoints, stack)
-        state = started(trainer, key, checkpoints, report or (lambda text: None))
-        step = saved = int(state.step)
-        course = Course(step, steps, examples, score, report)
-        if checkpoints is not None and validation is not None and step > 0:
-            course.recall(checkpoints, step, validate_every, jax.eval_shape(trainer.init, key))
-
-        def reason_to_stop():
-            if name := told_to_stop(heard, step // every):
-                return name
-            if course.failed_at >= 0:
-                return "frozen"
-            if patience is not None and course.waited >= patience:
-                return "patience"
-            out_of_time = time_limit is not None and course.clock.seconds() >= time_limit
-            return "time" if out_of_time else None
-
-        def save(metric=None):
-            nonlocal saved
-            if checkpoints is not None and saved != step:
-                checkpoints.save(step, state, signed(metric, checkpoints))
-                saved = step
-
+        saver = stack.enter_context(Saver(checkpoints))
+        state, step = saver.start(trainer, key, report)
+        course = Course(step, Limits(steps, patience, time_limit), examples, score, report)
+        if validation is not None and (best := saver.best(validate_every, state)) is not None:
+            course.recall(*best)
         reason: str | None = None
-        pending: Chunk | None = None
         ahead = chunks(trainer, data, state, steps=steps, every=every, batch_size=batch_size)
         for size, advance in stack.enter_context(contextlib.closing(ahead)):
-            reason = reason_to_stop()
+            reason = told_to_stop(heard, step // every) or course.reason_to_stop()
             if reason is not None:
                 break
             result, notes = advance(state)
             state, step = result.state, step + size
-            if pending is not None:
-                course.settle(pending)
-            pending = Chunk(step, size, {**result.metrics, "loss": result.loss}, notes)
-            metric = None
+            course.expect(Chunk(step, size, {**result.metrics, "loss": result.loss}, notes))
+            rank = None
             if validation is not None and (passed(step, size, validate_every) or step == steps):
                 jax.block_until_ready(result.loss)
                 if not heard:
-                    metric = course.judge(step, state, score_of(trainer, state, validation))
+                    rank = course.judge(step, state, score_of(trainer, state, validation))
             if callbacks or validation is not None:
-                metrics, pending = course.settle(pending), None
+                metrics = course.settle()
                 try:
                     for callback in callbacks:
                         callback(step, state, metrics)
                 except Exception:
-                    save(metric)
+                    saver.save(step, state, rank)
                     raise
             if passed(step, size, save_every) or step == steps:
-                save(metric)
-        if pending is not None:
-            course.settle(pending)
+                saver.save(step, state, rank)
+        saver.save(step, state)
+        course.settle()
         if reason is None:
             reason = "frozen" if course.failed_at >= 0 else "steps" if step >= steps else "data"
-        save()
-        if checkpoints is not None:
-            checkpoints.wait()
-        if text := ending(reason, step, steps, course, checkpoints):
-            course.say(text)
+        saver.wait()
+        course.say(ending(reason, step, course, saver))
         history = course.joined()
-        return Fitted(
-            state,
-            history.pop("loss"),
-            history,
-            course.scores(),
-            course.best,
-            course.best_step,
-            reason,
-        )
+        loss, best_step = history.pop("loss"), course.best_step
+        return Fitted(state, loss, history, course.scores(), course.best, best_step, reason)
