@@ -2,6 +2,7 @@
 resumed and looked at."""
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -143,10 +144,20 @@ def test_batches_that_come_give_the_same_bits(monkeypatch, whole, tmp_path):
     second = fit(data=Source(), checkpoints=tmp_path)
     same(second.state, whole.state)
     same((first.loss, second.loss), (whole.loss[:14], whole.loss[14:]))
-    short = fn.fit(TRAINER, Source(), KEY, epochs=0.5, batch_size=8, every=7, report=None)
-    assert short.state.step == 2  # ceil(0.5 * 20 / 8)
-    monkeypatch.setattr(sys.modules["funcnet.data"], "chunks", lambda *a, **k: (x for x in ()))
-    assert fit(data=Source()).reason == "data"
+    mapped = (np.lib.format.open_memmap(tmp_path / "x.npy", "w+", X.dtype, X.shape), LABELS)
+    counts = [chunks.count_steps(data, 8, None, 0.5) for data in (DATA, Source(), mapped)]
+    assert counts == [2, 2, 2]  # ceil(0.5 * 20 / 8)
+    assert chunks.count_steps(DATA, None, None, 3) == 3
+    assert [chunks.in_memory(data) for data in (DATA, Source(), mapped)] == [True, False, False]
+
+    def ending(*inputs, **how):
+        yield from itertools.islice(taken(*inputs, **how), 2)
+        raise ValueError("the stream ended")
+
+    monkeypatch.setattr(sys.modules["funcnet.data"], "chunks", ending)
+    with pytest.raises(ValueError, match="the stream ended"):
+        fit(data=Source(), checkpoints=tmp_path / "short", save_every=28)
+    assert [path.name for path in (tmp_path / "short").iterdir()] == ["step-0000000014.safetensors"]
 
 
 def test_it_continues_from_the_newest_checkpoint(whole, tmp_path):
@@ -428,7 +439,7 @@ BAD = [
     ({"patience": 2}, "patience needs validation data"),
     ({"every": 0}, "every must be at least 1, got 0"),
     ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    ({"data": Source(), "batch_size": None}, "batch_size=None is of data in memory"),
+    ({"data": iter(()), "steps": None, "epochs": 1}, "epochs are of data that have a length"),
 ]
 
 

@@ -2,14 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet.pairs import Trainer, Tree, check_count
+from funcnet.pairs import Trainer, check_count
 from funcnet.training import Result, check_data, evaluate, resume, resume_batches
 
 Advance = Callable[[Any], tuple[Result, dict[str, Any]]]
@@ -54,52 +54,57 @@ train = jax.jit(chunk, static_argnames=("steps", "batch_size"), donate_argnames=
 train_on_batches = jax.jit(chunk_of_batches, donate_argnames="state")
 
 
-def in_memory(data: Tree) -> bool:
+def parts(data) -> list[Any]:
+    """The arrays of a tree, or whatever else data are."""
+    return jax.tree.leaves(data, is_leaf=lambda node: isinstance(node, Iterator))
+
+
+def in_memory(data: Any) -> bool:
     """Whether data are arrays that are to be on the device as a whole."""
-    leaves = jax.tree.leaves(data)
     return all(
-        isinstance(leaf, np.ndarray | jax.Array) and not isinstance(leaf, np.memmap)
-        for leaf in leaves
+        isinstance(part, np.ndarray | jax.Array) and not isinstance(part, np.memmap)
+        for part in parts(data)
     )
 
 
-def count_steps(data, batch_size, steps, epochs) -> tuple[int, int]:
-    """(steps, examples in each)."""
+def count_examples(data) -> int:
+    """Of arrays, wherever they are, or of a source."""
+    if in_memory(data):
+        return check_data(data)[1]
+    lengths = {part.shape[0] for part in parts(data) if hasattr(part, "shape")}
+    if not lengths and not hasattr(data, "__len__"):
+        raise ValueError(f"epochs are of data that have a length: give steps for {data!r}")
+    return lengths.pop() if lengths else len(data)
+
+
+def count_steps(data, batch_size, steps, epochs) -> int:
     if (steps is None) == (epochs is None):
         raise ValueError(f"fit expects steps or epochs, got steps={steps} and epochs={epochs}")
-    if batch_size is not None:
-        batch_size = check_count("batch_size", batch_size, 1)
-    elif not in_memory(data):
-        raise ValueError("batch_size=None is of data in memory, got a source of batches")
-    if steps is not None and batch_size is not None:
-        return check_count("steps", steps, 0), batch_size
-    if in_memory(data):
-        length = check_data(data)[1]
-    elif hasattr(data, "__len__"):
-        length = len(data)
-    else:
-        raise ValueError(f"epochs are of data that have a length: give steps for {data!r}")
-    size = length if batch_size is None else batch_size
     if steps is not None:
-        return check_count("steps", steps, 0), size
-    return math.ceil(epochs * length / size), size
+        return check_count("steps", steps, 0)
+    if batch_size is None:
+        return math.ceil(epochs)
+    return math.ceil(epochs * count_examples(data) / check_count("batch_size", batch_size, 1))
 
 
 def chunks(
     trainer: Trainer, data: Any, state: Any, *, steps: int, every: int, batch_size: int | None
-) -> Generator[tuple[int, Advance], None, None]:
-    """(its steps, the program) of each chunk from the state's step on. They end at multiples of
-    `every`, wherever they begin, so that a run which continues has those it would have had."""
+) -> Generator[tuple[int, int, Advance], None, None]:
+    """(its steps, the examples in each, the program) of each chunk from the state's step on.
+
+    Of data in memory they end at multiples of `every`, wherever they begin, so that a run which
+    continues has those that it would have had.
+    """
     step = int(state.step)
     if in_memory(data):
-        data = jax.tree.map(jnp.asarray, data)
+        data, length = check_data(data)
         while step < steps:
             size = min(every - step % every, steps - step)
 
             def advance(state, size=size):
                 return train(trainer, data, state, steps=size, batch_size=batch_size)
 
-            yield size, advance
+            yield size, length if batch_size is None else batch_size, advance
             step += size
         return
     from funcnet import data as sources  # type: ignore[attr-defined]
@@ -114,4 +119,4 @@ def chunks(
             def advance_on(state, batches=batches):
                 return train_on_batches(trainer, state, batches)
 
-            yield len(jax.tree.leaves(batches)[0]), advance_on
+            yield *jax.tree.leaves(batches)[0].shape[:2], advance_on

@@ -16,6 +16,7 @@ class Chunk(NamedTuple):
 
     step: int  # after it
     size: int
+    examples: int  # in a batch
     history: dict[str, Any]  # each [size]
     notes: dict[str, Any]
 
@@ -39,11 +40,9 @@ class Limits(NamedTuple):
 class Course:
     """The mutable part of `fit`."""
 
-    def __init__(
-        self, step: int, limits: Limits, examples: int, score: Callable[..., Any], report: Any
-    ):
+    def __init__(self, step: int, limits: Limits, score: Callable[..., Any], report: Any):
         self.limits, self.score, self.report = limits, score, report
-        self.clock = Clock(step, examples)
+        self.clock = Clock(step)
         self.pending: Chunk | None = None
         self.history: list[dict[str, np.ndarray]] = []
         self.evaluations: list[dict[str, float]] = []
@@ -99,7 +98,8 @@ class Course:
             scores = {f"validation_{n}": x for n, x in self.evaluations[-1].items() if n != "step"}
             metrics |= scores
         if self.report is not None:
-            self.report(self.clock.progress(chunk.step, self.limits.steps, metrics))
+            steps = self.limits.steps
+            self.report(self.clock.progress(chunk.step, steps, chunk.examples, metrics))
         bad = np.flatnonzero(~np.isfinite(history["loss"]))
         if bad.size and not self.diverged:
             self.diverged = True

@@ -29,7 +29,7 @@ class Fitted(NamedTuple):
     validation: dict[str, np.ndarray]  # each [evaluations], and "step"
     best: Any  # the state of the least score; None without evaluations
     best_step: int | None
-    reason: str  # why it ended: "steps", "patience", "time", "frozen", "data" or a signal's name
+    reason: str  # why it ended: "steps", "patience", "time", "frozen" or a signal's name
 
 
 def multiple(name, value, every) -> int:
@@ -52,12 +52,11 @@ def ending(reason, step, course, saver) -> str | None:
         "patience": f"no better score than {course.best_score:.4g} since step {course.best_step}",
         "time": "out of time",
         "frozen": f"frozen: step {course.failed_at} and those after it were not finite",
-        "data": "the data have ended",
     }.get(reason, f"told to stop by {reason}")
     if why is None:
         return None
     text = f"{why}: stopped at step {step} of {course.limits.steps}"
-    if reason in ("patience", "frozen", "data"):
+    if reason in ("patience", "frozen"):
         return text
     if saver.checkpoints is None:
         return f"{text}; nothing is saved, fn.resume continues from the result's state"
@@ -101,8 +100,8 @@ def fit(
     callbacks: functions of (step, state, metrics) at the end of each chunk, such as
     `log_csv(path)`; metrics are numbers by name, the means of the chunk's steps (of the learning
     rate the last), `validation_...` where it was evaluated, and `skipped` of a `guard`ed trainer.
-    The state is valid until they return, for the next chunk consumes it. What one raises is raised,
-    after a checkpoint of the state that it was handed.
+    The state is valid until they return, for the next chunk consumes it. What one raises, or the
+    data, is raised after a checkpoint of the last state.
 
     `validate_every` and `save_every` are multiples of `every`, which is their default. Without
     `validation` and `callbacks` a chunk is dispatched before the metrics of the last are fetched.
@@ -112,7 +111,7 @@ def fit(
     one process.
     """
     every = check_count("every", every, 1)
-    steps, examples = count_steps(data, batch_size, steps, epochs)
+    steps = count_steps(data, batch_size, steps, epochs)
     validate_every = multiple("validate_every", validate_every, every)
     save_every = multiple("save_every", save_every, every)
     if patience is not None:
@@ -123,38 +122,38 @@ def fit(
         heard = stack.enter_context(listening())
         saver = stack.enter_context(Saver(checkpoints))
         state, step = saver.start(trainer, key, report)
-        course = Course(step, Limits(steps, patience, time_limit), examples, score, report)
+        course = Course(step, Limits(steps, patience, time_limit), score, report)
         if validation is not None and (best := saver.best(validate_every, state)) is not None:
             course.recall(*best)
-        reason: str | None = None
         ahead = chunks(trainer, data, state, steps=steps, every=every, batch_size=batch_size)
-        for size, advance in stack.enter_context(contextlib.closing(ahead)):
-            reason = told_to_stop(heard, step // every) or course.reason_to_stop()
-            if reason is not None:
-                break
-            result, notes = advance(state)
-            state, step = result.state, step + size
-            course.expect(Chunk(step, size, {**result.metrics, "loss": result.loss}, notes))
-            rank = None
-            if validation is not None and (passed(step, size, validate_every) or step == steps):
-                jax.block_until_ready(result.loss)
-                if not heard:
-                    rank = course.judge(step, state, score_of(trainer, state, validation))
-            if callbacks or validation is not None:
-                metrics = course.settle()
-                try:
+        reason, rank = "steps", None
+        try:
+            for size, examples, advance in stack.enter_context(contextlib.closing(ahead)):
+                told = told_to_stop(heard, step // every) or course.reason_to_stop()
+                if told is not None:
+                    reason = told
+                    break
+                result, notes = advance(state)
+                state, step, rank = result.state, step + size, None
+                history = {**result.metrics, "loss": result.loss}
+                course.expect(Chunk(step, size, examples, history, notes))
+                if validation is not None and (passed(step, size, validate_every) or step == steps):
+                    jax.block_until_ready(result.loss)
+                    if not heard:
+                        rank = course.judge(step, state, score_of(trainer, state, validation))
+                if callbacks or validation is not None:
+                    metrics = course.settle()
                     for callback in callbacks:
                         callback(step, state, metrics)
-                except Exception:
+                if passed(step, size, save_every):
                     saver.save(step, state, rank)
-                    raise
-            if passed(step, size, save_every) or step == steps:
-                saver.save(step, state, rank)
-        saver.save(step, state)
+        except Exception as error:
+            saver.rescue(step, state, rank, error)
+            raise
+        saver.save(step, state, rank)
         course.settle()
-        if reason is None:
-            reason = "frozen" if course.failed_at >= 0 else "steps" if step >= steps else "data"
         saver.wait()
+        reason = "frozen" if course.failed_at >= 0 else reason
         course.say(ending(reason, step, course, saver))
         history = course.joined()
         loss, best_step = history.pop("loss"), course.best_step

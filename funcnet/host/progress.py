@@ -46,22 +46,22 @@ def duration(seconds):
 class Clock:
     """The rate of a run, without its compilation: from the end of the first chunk on."""
 
-    def __init__(self, step: int, examples: int):
-        self.examples, self.compiled = examples, False
+    def __init__(self, step: int):
+        self.compiled = False
         self.begun = time.monotonic()
         self.start = (step, self.begun)
 
     def seconds(self) -> float:
         return time.monotonic() - self.begun
 
-    def progress(self, step: int, steps: int, metrics: dict[str, float]) -> Progress:
+    def progress(self, step: int, steps: int, examples: int, metrics: dict[str, float]) -> Progress:
         now = time.monotonic()
         first, then = self.start
         rate = (step - first) / max(now - then, 1e-9)
         if not self.compiled:
             self.start, self.compiled = (step, now), True
         left = (steps - step) / rate if rate else float("inf")
-        return Progress(step, steps, metrics, rate, rate * self.examples, left)
+        return Progress(step, steps, metrics, rate, rate * examples, left)
 
 
 def progress_line(file: TextIO | None = None, *, seconds: float = 5.0) -> Callable[[Any], None]:

@@ -64,6 +64,14 @@ class Saver(contextlib.ExitStack):
             self.checkpoints.save(step, state, None if score is None else self.signed(score))
             self.step = step
 
+    def rescue(self, step: int, state: Any, score: float | None, error: Exception) -> None:
+        """Save what is there before an error is raised, which says so if that fails, too."""
+        try:
+            self.save(step, state, score)
+            self.wait()
+        except Exception as failure:
+            error.add_note(f"nor was step {step} saved: {type(failure).__name__}: {failure}")
+
     def wait(self) -> None:
         if self.checkpoints is not None:
             self.checkpoints.wait()
