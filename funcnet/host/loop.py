@@ -16,6 +16,7 @@ from funcnet.host.saver import Saver
 from funcnet.host.signals import listening, told_to_stop
 from funcnet.pairs import Trainer, Tree, check_count
 from funcnet.sweeps.members import LEAST_LOSS
+from funcnet.training import check_data
 
 LINE = progress_line()
 
@@ -118,6 +119,8 @@ def fit(
         patience = check_count("patience", patience, 1)
         if validation is None:
             raise ValueError("patience needs validation data")
+    if validation is not None:
+        validation, _ = check_data(validation)  # on the device, once
     with contextlib.ExitStack() as stack:
         heard = stack.enter_context(listening())
         saver = stack.enter_context(Saver(checkpoints))
