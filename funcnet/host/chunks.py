@@ -109,9 +109,13 @@ def chunks(
         return
     from funcnet import data as sources  # type: ignore[attr-defined]
 
-    left = steps - step
     given = sources.chunks(
-        data, state.key, start=step, steps=left, every=every, batch_size=batch_size
+        data,
+        copy(state.key),  # the first chunk consumes the state
+        start=step,
+        steps=steps - step,
+        every=every,
+        batch_size=batch_size,
     )
     with contextlib.closing(given):
         for batches in given:
