@@ -99,6 +99,21 @@ def test_what_it_computes_is_the_run(how, whole):
     assert fitted.reason == "steps"
 
 
+def test_a_chunk_is_dispatched_before_the_last_one_is_looked_at(monkeypatch):
+    order, train = [], chunks.train
+
+    def dispatched(*inputs, steps, **how):
+        order.append(f"dispatch {steps}")
+        return train(*inputs, steps=steps, **how)
+
+    monkeypatch.setattr(chunks, "train", dispatched)
+    fit(steps=21, report=lambda progress: order.append(progress.step))
+    assert order == ["dispatch 7", "dispatch 7", 7, "dispatch 7", 14, 21]
+    order.clear()
+    fit(steps=14, report=lambda progress: order.append(progress.step), callbacks=[nothing])
+    assert order == ["dispatch 7", 7, "dispatch 7", 14]
+
+
 def own_init(key):
     params, state, opt_state, step, _ = TRAINER.init(key)
     return fn.RunState(params, state, opt_state, step, key)

@@ -96,8 +96,9 @@ def fit(
     `score`, a function of the metrics such as `least("loss")` or `greatest("accuracy")`, is least
     is kept as `best`, and after `patience` evaluations that were no better the run ends.
     checkpoints: a `Checkpoints`, or a folder, of which the last three and the best are kept. The
-    run continues from the newest whole one, with the key that it had. It is saved after
-    `save_every` steps and at its end, whatever the reason, with the score if it was just evaluated.
+    run continues from the newest whole one, with the key that it had, and with its patience, where
+    the best one is kept. It is saved after `save_every` steps and at its end, whatever the reason,
+    with the score if it was just evaluated.
     callbacks: functions of (step, state, metrics) at the end of each chunk, such as
     `log_csv(path)`; metrics are numbers by name, the means of the chunk's steps (of the learning
     rate the last), `validation_...` where it was evaluated, and `skipped` of a `guard`ed trainer.
