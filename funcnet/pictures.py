@@ -1,5 +1,5 @@
-"""Pictures of sweeps. Each function returns a Figure of matplotlib, which is imported only then;
-nothing is shown or saved: `plot_parallel(results).savefig("sweep.png")`."""
+"""Pictures of runs and sweeps. Each function returns a Figure of matplotlib, which is imported only
+then; nothing is shown or saved: `plot_parallel(results).savefig("sweep.png")`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from funcnet.sweeps.learning_rate_finder import LearningRates
 from funcnet.sweeps.points import Points, is_number
 from funcnet.sweeps.tables import Table, cell
-from funcnet.sweeps.views import bands, heat_map, loss_scale, parallel_axes, scale_of
+from funcnet.sweeps.views import bands, heat_map, loss_scale, parallel_axes, scale_of, smooth
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#222222")
 FAILED = "#d55e00"
@@ -144,6 +144,41 @@ def plot_curves(history: Any, groups: Points | None = None, *, window: int = 1, 
         figure.colorbar(colours, ax=axis, label=title)
     elif groups:
         axis.legend(title=title, fontsize="small")
+    return figure
+
+
+def plot_history(history: Any, *, window: int = 1):
+    """A panel for each metric of a run over its steps, the loss on top: of the training batches,
+    averaged over `window` steps, and of the validation data, with the step that was best.
+
+    history: what `fit` returned, or a `Result`.
+    """
+    loss = np.asarray(history.loss)
+    training = {"loss": loss, **history.metrics}
+    validation = dict(getattr(history, "validation", {}))
+    last = int(history.state.step)
+    steps = np.arange(last - len(loss) + 1, last + 1)
+    hidden = ("weight", "count")
+    names = [n for n in dict.fromkeys((*training, *validation)) if n not in (*hidden, "step")]
+    names.sort(key=lambda name: (name != "loss", name == "gradient_norm", name == "learning_rate"))
+    figure = new_figure(7.5, 1.0 + 2.2 * len(names))
+    panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, name in zip(panels, names, strict=True):
+        drawn = []
+        if name in training:
+            values = np.asarray(training[name], float)[None]
+            drawn.append(smooth(values, 1 if name == "learning_rate" else window)[0])
+            panel.plot(steps, drawn[-1], color=COLOURS[0], lw=1, label="training")
+        if name in validation:
+            drawn.append(np.asarray(validation[name], float))
+            panel.plot(validation["step"], drawn[-1], ".-", color=COLOURS[3], label="validation")
+        if validation and history.best_step is not None:
+            panel.axvline(history.best_step, color=COLOURS[6], ls=":", lw=1, label="best")
+        scale = loss_scale(np.concatenate(drawn)) if name == "loss" else "linear"
+        panel.set(ylabel=name.replace("_", " "), yscale=scale)
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize="small")
+    panels[-1].set(xlabel="step")
     return figure
 
 

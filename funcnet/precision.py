@@ -47,7 +47,8 @@ def compute_dtype(network: Network, dtype: Any) -> Network:
 
     Parameters and state keep their dtypes, so `compute_dtype(net, jnp.bfloat16)` is the customary
     mixed precision: 16-bit products, float32 weights and updates. Norms, softmax and losses take
-    their sums in float32 at least.
+    their sums in float32 at least. In float16 small gradients vanish: put `loss_scaled` around the
+    trainer.
     """
     apply = fix(compute_dtype_apply, dtype=floating("compute_dtype", dtype))
     return Network(partial(network.init), Partial(apply, layer=partial(network.apply)))

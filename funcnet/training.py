@@ -189,7 +189,10 @@ def scanned(scan, trainer, data, state, steps, batch_size) -> Result:
             batch = take(data, batch_indices(data_key, state.step, length, batch_size))
         return trainer.step(state, batch)
 
-    state, metrics = scan(step, state, length=steps)
+    return as_result(*scan(step, state, length=steps))
+
+
+def as_result(state, metrics) -> Result:
     if "loss" not in metrics:
         raise ValueError(f'a trainer\'s metrics must hold "loss", got {sorted(metrics)}')
     return Result(state, metrics.pop("loss"), metrics)
@@ -220,6 +223,13 @@ def resume(
     Raises `ValueError` for empty data, unequal lengths and `batch_size` above n.
     """
     return scanned(lax.scan, trainer, data, state, steps, batch_size)
+
+
+def resume_batches(trainer: Trainer, state: Any, batches: Tree) -> Result:
+    """Train on over batches that are given, each leaf [steps, batch, ...], a step for each: of the
+    batches that `resume` would have taken, its result, bit for bit."""
+    check_state(state)
+    return as_result(*lax.scan(trainer.step, state, batches))
 
 
 def resume_rematerialised(

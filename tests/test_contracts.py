@@ -151,6 +151,13 @@ WRAPPED = [
         4,
     ),
     Case(
+        "skip_spikes",
+        lambda v: fn.skip_spikes(fn.sgd(v), 1 + 100 * v, decay=1 - v),
+        use_optimizer,
+        3,
+        flat=2,
+    ),
+    Case(
         "rounding",
         lambda v: fn.kahan(fn.stochastic_rounding(fn.state_dtype(fn.nesterov(v, 1 - v), {}))),
         use_optimizer,
@@ -560,6 +567,7 @@ CONSTRUCTORS += [fn.clip_by_value, fn.clip_by_block_norm, fn.adaptive_clip, fn.a
 CONSTRUCTORS += [fn.swa, fn.lookahead, fn.accumulate, fn.skip_non_finite, fn.cautious, fn.kahan]
 CONSTRUCTORS += [fn.stochastic_rounding, fn.state_dtype, fn.partition, fn.reduce_on_plateau]
 CONSTRUCTORS += [fn.lbfgs, fn.lbfgs_direction, fn.sophia, fn.sam, fn.asam]
+CONSTRUCTORS += [fn.skip_spikes, fn.loss_scaled]
 
 
 @pytest.mark.parametrize("constructor", CONSTRUCTORS, ids=lambda c: c.__name__)

@@ -181,6 +181,57 @@ def test_optuna_sweep_whole():
     assert losses.min() < 0.12
 
 
+def test_loggers_hand_on_what_fit_tells(tmp_path):
+    class Writer:
+        """A stand-in for TensorBoard's."""
+
+        def __init__(self):
+            self.scalars, self.histograms, self.closed = {}, {}, False
+
+        def add_scalar(self, name, value, step):
+            self.scalars.setdefault(name, {})[step] = value
+
+        def add_histogram(self, name, values, step):
+            self.histograms.setdefault(name, {})[step] = values.shape
+
+        def close(self):
+            self.closed = True
+
+    writer, loggers = Writer(), load("loggers")
+    printed = output(lambda: loggers.main(tmp_path / "a", writer, steps=100))
+    assert printed.startswith(f"2 rows of 11 columns in {tmp_path / 'a' / 'log.csv'}, the last")
+    assert list(writer.scalars["loss"]) == list(writer.histograms["0/weight"]) == [50, 100]
+    assert writer.scalars["loss"][100] < writer.scalars["loss"][50]
+    assert writer.histograms["0/weight"][50] == (64, 32)
+    assert writer.closed
+
+    class Both:
+        def __init__(self):
+            self.got = []
+
+        def log(self, metrics, step):
+            self.got.append((step, metrics))
+
+        log_metrics = log
+
+    both = Both()
+    for log in (loggers.weights_and_biases(both), loggers.mlflow(both)):
+        log(3, None, {"loss": 1.0})
+    assert both.got == [(3, {"loss": 1.0})] * 2
+
+
+def test_a_killed_run_continues_bit_for_bit():
+    equal = []
+    printed = output(lambda: equal.append(load("resume").main(4000, kills=1, patience=0.2)))
+    assert equal == [True]
+    assert printed.startswith("killed after ")
+
+
+@pytest.mark.slow
+def test_resume_whole():
+    assert load("resume").main()
+
+
 @pytest.mark.slow
 def test_gpt_whole():
     bits, written, again = load("gpt").main()

@@ -115,6 +115,7 @@ WRAPPERS = {
     "lookahead": fn.lookahead,
     "partition": lambda inner: fn.partition(is_float, {"narrow": inner, "wide": inner}),
     "skip_non_finite": fn.skip_non_finite,
+    "skip_spikes": fn.skip_spikes,
     "state_dtype": lambda inner: fn.state_dtype(inner, {"mean": jnp.bfloat16}),
     "stochastic_rounding": fn.stochastic_rounding,
     "swa": lambda inner: fn.swa(inner, 3),
@@ -301,6 +302,38 @@ SKIPPED = {
     "parameters overflow": Skipped(-1.0, params=LARGEST),
     "update overflows": Skipped(1e10),
 }
+SPIKES = [1.0, 1.2, 0.9, 50.0, 1.1, np.nan, 30.0, 30.0, 30.0, 30.0, 30.0, np.inf, 29.0, 1e4]
+
+
+@pytest.mark.parametrize("start", [0, 5, 11], ids=["sound", "nan first", "infinite first"])
+def test_spikes_are_left_out_and_the_mean_follows(start):
+    """A loop in Python: m <- m + (1 - b) (min(|g|, c m) - m), and no step where |g| > c m."""
+    optimizer = fn.skip_spikes(fn.momentum(0.1, 0.9), 3.0, decay=0.5)
+    params, mean, velocity, skipped = 1.0, None, 0.0, 0
+    wanted = []
+    for g in SPIKES[start:]:
+        if np.isfinite(g) and (mean is None or g <= 3.0 * mean):
+            velocity = 0.9 * velocity + g
+            params -= 0.1 * velocity
+        else:
+            skipped += 1
+            g = None if mean is None else 3.0 * mean
+        mean = mean if g is None else g if mean is None else mean + 0.5 * (g - mean)
+        wanted.append((params, skipped))
+    assert 0 < skipped < 9
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = optimizer.update(g, state, params)
+        params = fn.apply_updates(params, updates)
+        return (params, state), (params, state.skipped)
+
+    given = jnp.asarray(SPIKES[start:], jnp.float32)
+    start = (jnp.float32(1.0), optimizer.init(jnp.float32(1.0)))
+    found = jax.lax.scan(step, start, given)[1]
+    np.testing.assert_allclose(np.transpose(found), wanted, rtol=1e-5)
+
+
 ADAPTIVE = fn.skip_non_finite(fn.chain(fn.adam(1e-2), fn.reduce_on_plateau()))
 STEEP = fn.skip_non_finite(fn.chain(fn.sgd(LARGEST), fn.reduce_on_plateau()))
 

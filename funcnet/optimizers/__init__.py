@@ -66,6 +66,7 @@ from funcnet.optimizers.shampoo import shampoo, soap
 from funcnet.optimizers.sharpness import as_engine, asam, sam
 from funcnet.optimizers.sign import lion, rprop, sign_sgd, signum
 from funcnet.optimizers.sophia import sophia
+from funcnet.optimizers.spikes import skip_spikes
 from funcnet.optimizers.successors import adan, ademamix, adopt
 from funcnet.optimizers.transforms import (
     Known,
@@ -138,6 +139,7 @@ __all__ = [
     "sign_sgd",
     "signum",
     "skip_non_finite",
+    "skip_spikes",
     "soap",
     "sophia",
     "state_dtype",

@@ -1,0 +1,164 @@
+"""`fit`: the pure run in compiled chunks, and between them all that has an effect."""
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from funcnet.checkpoint import Checkpoints
+from funcnet.host.chunks import chunks, count_steps, score_of
+from funcnet.host.course import Chunk, Course, Limits
+from funcnet.host.progress import progress_line
+from funcnet.host.saver import Saver
+from funcnet.host.signals import listening, told_to_stop
+from funcnet.pairs import Trainer, Tree, check_count
+from funcnet.sweeps.members import LEAST_LOSS
+from funcnet.training import check_data
+
+LINE = progress_line()
+
+
+class Fitted(NamedTuple):
+    """Where `fit` ended, and the history of the steps that it made."""
+
+    state: Any
+    loss: np.ndarray  # [steps], as in a Result
+    metrics: dict[str, np.ndarray]  # each [steps]
+    validation: dict[str, np.ndarray]  # each [evaluations], and "step"
+    best: Any  # the state of the least score; None without evaluations
+    best_step: int | None
+    reason: str  # why it ended: "steps", "patience", "time", "frozen" or a signal's name
+
+
+def multiple(name, value, every) -> int:
+    if value is None:
+        return every
+    if check_count(name, value, 1) % every:
+        raise ValueError(f"{name} must be a multiple of every, {every}, got {value}")
+    return value
+
+
+def passed(step: int, size: int, every: int) -> bool:
+    """Whether the last `size` steps reached a multiple of `every`."""
+    return step // every > (step - size) // every
+
+
+def ending(reason, step, course, saver) -> str | None:
+    """What to say of a run that ended before its last step."""
+    why = {
+        "steps": None,
+        "patience": f"no better score than {course.best_score:.4g} since step {course.best_step}",
+        "time": "out of time",
+        "frozen": f"frozen: step {course.failed_at} and those after it were not finite",
+    }.get(reason, f"told to stop by {reason}")
+    if why is None:
+        return None
+    text = f"{why}: stopped at step {step} of {course.limits.steps}"
+    if reason in ("patience", "frozen"):
+        return text
+    if saver.checkpoints is None:
+        return f"{text}; nothing is saved, fn.resume continues from the result's state"
+    return f"{text}, saved in {saver.checkpoints.folder}; the same call continues from there"
+
+
+def fit(
+    trainer: Trainer,
+    data: Any,
+    key: Any,
+    *,
+    batch_size: int | None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    every: int = 100,
+    validation: Tree = None,
+    validate_every: int | None = None,
+    score: Callable[..., Any] = LEAST_LOSS,
+    patience: int | None = None,
+    time_limit: float | None = None,
+    checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
+    save_every: int | None = None,
+    callbacks: Sequence[Callable[..., Any]] = (),
+    report: Callable[[Any], Any] | None = LINE,
+) -> Fitted:
+    """Train for `steps`, or ceil(epochs n / batch_size), as `run` does, bit for bit, in compiled
+    chunks of `every` steps; between them it reports, evaluates, saves, and can be stopped.
+
+        fitted = fn.fit(trainer, train, key, epochs=10, batch_size=32, validation=test,
+                        checkpoints="runs/a", callbacks=[fn.log_csv("runs/a.csv")])
+
+    data: arrays in memory, as for `run`, or a source of `funcnet.data`.
+    report: is handed a `Progress` at the end of each chunk, and sentences. By default they are
+    printed by `progress_line()`; `print` is another, and None is silent.
+    validation: data to `evaluate` on after `validate_every` steps and the last. The state whose
+    `score`, a function of the metrics such as `least("loss")` or `greatest("accuracy")`, is least
+    is kept as `best`, and after `patience` evaluations that were no better the run ends.
+    checkpoints: a `Checkpoints`, or a folder, of which the last three and the best are kept. The
+    run continues from the newest whole one, with the key that it had, and with its patience, where
+    the best one is kept. It is saved after `save_every` steps and at its end, whatever the reason,
+    with the score if it was just evaluated.
+    callbacks: functions of (step, state, metrics) at the end of each chunk, such as
+    `log_csv(path)`; metrics are numbers by name, the means of the chunk's steps (of the learning
+    rate the last), `validation_...` where it was evaluated, and `skipped` of a `guard`ed trainer.
+    The state is valid until they return, for the next chunk consumes it. What one raises, or the
+    data, is raised after a checkpoint of the last state.
+
+    `validate_every` and `save_every` are multiples of `every`, which is their default. Without
+    `validation` and `callbacks` a chunk is dispatched before the metrics of the last are fetched.
+    After `time_limit` seconds, SIGINT (Ctrl-C) or SIGTERM the run ends with its chunk, saved, and
+    `reason` says so; a second Ctrl-C raises. A frozen run ends too. Where `jax.distributed` is
+    initialised its preemption notice counts, and SIGTERM is left to it; checkpoints are those of
+    one process.
+    """
+    every = check_count("every", every, 1)
+    steps = count_steps(data, batch_size, steps, epochs)
+    validate_every = multiple("validate_every", validate_every, every)
+    save_every = multiple("save_every", save_every, every)
+    if patience is not None:
+        patience = check_count("patience", patience, 1)
+        if validation is None:
+            raise ValueError("patience needs validation data")
+    if validation is not None:
+        validation, _ = check_data(validation)  # on the device, once
+    with contextlib.ExitStack() as stack:
+        heard = stack.enter_context(listening())
+        saver = stack.enter_context(Saver(checkpoints))
+        state, step = saver.start(trainer, key, report)
+        course = Course(step, Limits(steps, patience, time_limit), score, report)
+        if validation is not None and (best := saver.best(validate_every, state)) is not None:
+            course.recall(*best)
+        ahead = chunks(trainer, data, state, steps=steps, every=every, batch_size=batch_size)
+        reason, rank = "steps", None
+        try:
+            for size, examples, advance in stack.enter_context(contextlib.closing(ahead)):
+                told = told_to_stop(heard, step // every) or course.reason_to_stop()
+                if told is not None:
+                    reason = told
+                    break
+                result, notes = advance(state)
+                state, step, rank = result.state, step + size, None
+                history = {**result.metrics, "loss": result.loss}
+                course.expect(Chunk(step, size, examples, history, notes))
+                if validation is not None and (passed(step, size, validate_every) or step == steps):
+                    jax.block_until_ready(result.loss)
+                    if not heard:
+                        rank = course.judge(step, state, score_of(trainer, state, validation))
+                if callbacks or validation is not None:
+                    metrics = course.settle()
+                    for callback in callbacks:
+                        callback(step, state, metrics)
+                if passed(step, size, save_every):
+                    saver.save(step, state, rank)
+        except Exception as error:
+            saver.rescue(step, state, rank, error)
+            raise
+        saver.save(step, state, rank)
+        course.settle()
+        saver.wait()
+        reason = "frozen" if course.failed_at >= 0 else reason
+        course.say(ending(reason, step, course, saver))
+        history = course.joined()
+        loss, best_step = history.pop("loss"), course.best_step
+        return Fitted(state, loss, history, course.scores(), course.best, best_step, reason)
