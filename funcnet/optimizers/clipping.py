@@ -31,21 +31,19 @@ def norm_parts(tree):
     leaves = wide_leaves(tree)
     if not leaves:
         return jnp.ones(()), jnp.zeros(())
-    dtype = jnp.result_type(*(leaf.real.dtype for leaf in leaves))
-    limits = jnp.finfo(dtype)
+    square = sum(magnitude_squared(x).sum() for x in leaves)
+    limits = jnp.finfo(square.dtype)
     far = 2.0 ** (3 * limits.maxexp // 4)
+    exact = jnp.isfinite(square) & (square > limits.tiny / limits.eps)
 
-    def take(carry):
-        inverse = carry[1]
-        square = sum(magnitude_squared(inverse.astype(x.dtype) * x).sum() for x in leaves)
-        exact = jnp.isfinite(square) & (square > limits.tiny / limits.eps)
-        other = jnp.where(square < 1.0, far, 1.0 / far).astype(dtype)
-        done = exact | (inverse != 1.0)
-        return ~done, jnp.where(done, inverse, other), square
+    def scaled_again(carry):
+        inverse = jnp.where(carry[2] < 1.0, far, 1.0 / far).astype(square.dtype)
+        return exact | True, inverse, sum(magnitude_squared(inverse * x).sum() for x in leaves)
 
-    # A loop of one turn, or two: of a `cond` both branches would be run under vmap.
-    one = jnp.ones((), dtype)
-    _, inverse, square = lax.while_loop(lambda carry: carry[0], take, (one > 0.0, one, one))
+    # A loop of at most one turn: unlike `cond` it is skipped also under vmap. Its scale comes from
+    # what it changes: what does not change in a loop XLA moves out of it.
+    start = exact, jnp.ones_like(square), square
+    _, inverse, square = lax.while_loop(lambda carry: ~carry[0], scaled_again, start)
     return 1.0 / inverse, jnp.sqrt(square)
 
 
