@@ -34,7 +34,7 @@ import numpy as np
 import funcnet as fn
 
 SHAPE, CLASSES, BATCH, EVERY, TURN = (64, 64, 3), 10, 128, 16, 16
-WIDTH, HIDDEN, GIB = int(np.prod(SHAPE)), 256, 2**30
+WIDTH, HIDDEN, GIB = int(np.prod(SHAPE)), 512, 2**30
 IN_MEMORY = 1 << 14
 """Examples of the small set, 192 MiB."""
 

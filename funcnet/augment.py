@@ -159,8 +159,8 @@ def mixup(alpha: float, *, classes: int | None = None) -> Partial:
     Integer labels [n] become distributions [n, classes], which `cross_entropy` and `accuracy` take;
     floats, distributions or numbers, are mixed as they are. Each example is mixed with the one
     before it in the batch, as good as any other in a batch that is drawn at random. alpha is a
-    leaf; 0 mixes nothing. Raises `ValueError` for batches with weights; a label that is no class
-    becomes NaN where it is traced.
+    leaf; 0 mixes nothing, and the gradient for it is right in the mean over keys. Raises
+    `ValueError` for batches with weights; a label that is no class becomes NaN where it is traced.
     """
     if classes is not None:
         classes = check_count("classes", classes, 2)
