@@ -37,6 +37,7 @@ TRANSFORMS = {
 def evenly(counts, total):
     """Whether counts are those of a uniform draw, within five standard deviations of each."""
     p = 1.0 / len(counts)
+    assert min(counts) > 0, counts
     assert (abs(np.array(counts) - total * p) < 5 * np.sqrt(total * p * (1 - p))).all(), counts
 
 
