@@ -2,11 +2,12 @@
 
     pip install -e . && python benchmarks/data.py [--gib 8] [--folder DIR] [--warm] [--json FILE]
 
-A file of random bytes, images of 32x32x3, and one of their labels are written, dropped from the
+A file of random bytes, images of 64x64x3, and one of their labels are written, dropped from the
 system's cache and in the end deleted. An MLP is trained for a whole epoch by chunks from the file
 (`data.chunks` of the mapped arrays). Now and then two runs on the part that fits in memory have
 their turn, one fed the same way and one pure, `resume`; quoted are the ratios of speed in these
-turns, each including the chunks that it makes ahead. The file's run also reports the part of its
+turns, each including the chunks that it makes ahead, by the clock and by the processors' time,
+which others on the machine disturb less. The file's run also reports the part of its
 time that it waits for a chunk, and the resident memory that it takes beyond what the process has
 once all is compiled and the small set loaded: the kernel's own greatest value (VmHWM, reset through
 clear_refs), in which mapped pages of the file count.
@@ -24,6 +25,7 @@ import tempfile
 import time
 from concurrent.futures import wait
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +33,9 @@ import numpy as np
 
 import funcnet as fn
 
-SHAPE, CLASSES, BATCH, EVERY, TURN = (32, 32, 3), 10, 128, 16, 16
-WIDTH, GIB = int(np.prod(SHAPE)), 2**30
-IN_MEMORY = 1 << 16
+SHAPE, CLASSES, BATCH, EVERY, TURN = (64, 64, 3), 10, 128, 16, 16
+WIDTH, HIDDEN, GIB = int(np.prod(SHAPE)), 512, 2**30
+IN_MEMORY = 1 << 14
 """Examples of the small set, 192 MiB."""
 
 
@@ -41,7 +43,7 @@ def normalised(x):
     return x.reshape(len(x), WIDTH).astype(jnp.float32) / 127.5 - 1.0
 
 
-network = fn.serial(fn.activation(normalised), fn.mlp((WIDTH, 256, CLASSES)))
+network = fn.serial(fn.activation(normalised), fn.mlp((WIDTH, HIDDEN, CLASSES)))
 trainer = fn.trainer(fn.supervised(network, fn.cross_entropy), fn.adam(1e-3))
 
 
@@ -49,8 +51,8 @@ def write(folder, examples):
     """A file of images, written block by block so that none of it is a hole, and one of labels."""
     rng = np.random.default_rng(0)
     images = np.lib.format.open_memmap(folder / "x.npy", "w+", np.uint8, (examples, *SHAPE))
-    for first in range(0, examples, 1 << 16):
-        block = images[first : first + (1 << 16)]
+    for first in range(0, examples, 1 << 14):
+        block = images[first : first + (1 << 14)]
         block[...] = np.frombuffer(rng.bytes(block.size), np.uint8).reshape(block.shape)
     images.flush()
     np.save(folder / "y.npy", rng.integers(0, CLASSES, examples, np.int32))
@@ -120,14 +122,22 @@ class Pure:
         pass
 
 
+class Turn(NamedTuple):
+    seconds: float
+    processors: float  # their seconds
+    waited: float  # for chunks, of the seconds
+
+
 def turn(run):
-    """Microseconds an example over a turn, and the part of them that the run waited."""
-    waited, start = getattr(run, "waited", 0.0), time.perf_counter()
+    waited, start, used = getattr(run, "waited", 0.0), time.perf_counter(), time.process_time()
     for _ in range(TURN):
         run.advance()
     run.settle()
-    seconds = time.perf_counter() - start
-    return seconds / (TURN * EVERY * BATCH) * 1e6, (getattr(run, "waited", 0.0) - waited) / seconds
+    return Turn(
+        time.perf_counter() - start,
+        time.process_time() - used,
+        getattr(run, "waited", 0.0) - waited,
+    )
 
 
 def epoch(folder, examples, warm, between):
@@ -155,16 +165,18 @@ def epoch(folder, examples, warm, between):
             for name, run in runs.items():
                 if run.state is runs["from the file"].state or number % between == 0:
                     times[name].append(turn(run))
-            if number == 0:  # the file's cold start is no stall of its course
-                times["from the file"][0] = (times["from the file"][0][0], 0.0)
         peak, resident, mapped = status("VmHWM", "VmRSS", "RssFile")
     return times, {"before": before, "peak": peak, "resident": resident, "of files": mapped}
 
 
-def ratios(times, name, between):
-    """The other's time by the file's, in the turns that both had."""
-    file = times["from the file"][::between]
-    return [other[0] / own[0] for own, other in zip(file, times[name], strict=True)]
+def ratios(times, name, between, what):
+    """The other's seconds by the file's, in the turns that both had."""
+    pairs = zip(times["from the file"][::between], times[name], strict=True)
+    return [getattr(other, what) / getattr(own, what) for own, other in pairs]
+
+
+def spread(values):
+    return f"{statistics.median(values):.3f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main():
@@ -191,15 +203,19 @@ def main():
         f"{os.cpu_count()} cores; {gib:g} GiB, {examples} examples, "
         f"{'in' if arguments.warm else 'not in'} the cache; batch {BATCH}, chunks of {EVERY}"
     )
-    print(f"{'':22}{'us an example':>14}{'waiting':>9}   speed of the file's run relative to it")
+    print(
+        f"{'':20}{'us an example':>14}{'waiting':>9}   the file's speed relative to it: clock, CPU"
+    )
     rows = {}
     for name, turns in times.items():
-        each, waiting = (statistics.median(values) for values in zip(*turns, strict=True))
-        rows[name] = {"microseconds": turns}
-        line = f"{name:22}{each:14.1f}{waiting:9.1%}"
+        seconds, waited = (sum(getattr(t, what) for t in turns) for what in ("seconds", "waited"))
+        rows[name] = {"turns": turns}
+        each = seconds / (len(turns) * TURN * EVERY * BATCH) * 1e6
+        line = f"{name:20}{each:14.1f}{waited / seconds:9.1%}"
         if name != "from the file":
-            rows[name]["ratios"] = speeds = ratios(times, name, arguments.between)
-            line += f"   {statistics.median(speeds):.3f} ({min(speeds):.2f} to {max(speeds):.2f})"
+            for what in ("seconds", "processors"):
+                rows[name][what] = ratios(times, name, arguments.between, what)
+                line += "   " + spread(rows[name][what])
         print(line)
     mib = {name: value / 2**20 for name, value in memory.items()}
     print(

@@ -387,6 +387,8 @@ CASES = [
         flat=1,
     ),
     Case("supervised", task, use_task, 2),
+    Case("normalise", lambda v: fn.normalise(v, 1 + v), use_network, 2),
+    Case("augmented", lambda v: fn.augmented(task(v), fn.gaussian_noise(v)), use_task, 3),
     Case("trainer", lambda v: fn.trainer(task(v), fn.adam(v, eps=v)), use_trainer, 6),
     Case("sam", fn.sam, use_engine, 1),
     Case("asam", lambda v: fn.asam(v, eta=v), use_engine, 2),
@@ -568,6 +570,8 @@ CONSTRUCTORS += [fn.swa, fn.lookahead, fn.accumulate, fn.skip_non_finite, fn.cau
 CONSTRUCTORS += [fn.stochastic_rounding, fn.state_dtype, fn.partition, fn.reduce_on_plateau]
 CONSTRUCTORS += [fn.lbfgs, fn.lbfgs_direction, fn.sophia, fn.sam, fn.asam]
 CONSTRUCTORS += [fn.skip_spikes, fn.loss_scaled]
+CONSTRUCTORS += [fn.normalise, fn.gaussian_noise, fn.horizontal_flip, fn.mixup]
+CONSTRUCTORS += [fn.random_crop, fn.cutout]
 
 
 @pytest.mark.parametrize("constructor", CONSTRUCTORS, ids=lambda c: c.__name__)

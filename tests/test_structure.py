@@ -15,7 +15,7 @@ ORDER = [
     {"layers", "metrics", "schedules", "shuffle", "datasets", "checkpoint"},
     {"losses", "combine", "optimizers", "overview", "population", "precision"},
     {"task", "transformer"},
-    {"training", "networks", "generate"},
+    {"training", "networks", "generate", "augment"},
     {"guard", "data", "loss_scale"},
     {"sweeps"},
     {"chain_rule"},

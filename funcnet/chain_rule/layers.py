@@ -95,6 +95,19 @@ def concatenate(params, state, x, *, key=None, train=False):
     return y, lambda dy: ((), tuple(jnp.split(dy, ends, axis=-1))), state
 
 
+def normalise(params, state, x, *, mean, std, key=None, train=False):
+    """y = (x - mean) / std: dx = dy / std, and nothing of integers."""
+    std = jnp.where(jnp.asarray(std) == 0.0, 1.0, std)
+
+    def pullback(dy):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return (), (dy / std).astype(x.dtype)
+        return (), np.zeros(x.shape, jax.dtypes.float0)
+
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+    return ((x - mean) / std).astype(dtype), pullback, state
+
+
 def embedding(params, state, x, *, key=None, train=False):
     """y = table[x]: dy added to the rows that were read."""
     table = params["table"]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcnet import combine, losses, precision, task
+from funcnet import augment, combine, losses, precision, task
 from funcnet.chain_rule import activations as act
 from funcnet.chain_rule import attention as by_attention
 from funcnet.chain_rule import combine as by_combination
@@ -46,6 +46,7 @@ class Recursive(NamedTuple):
 RULES: dict[Any, Any] = {
     linear.dense_apply: by_layer.dense,
     dropout.dropout_apply: by_layer.dropout,
+    augment.normalise_apply: by_layer.normalise,
     shape.flatten_apply: by_layer.flatten,
     shape.identity_apply: by_layer.identity,
     shape.shaped_apply: by_layer.shaped,
@@ -121,4 +122,5 @@ RULES: dict[Any, Any] = {
     losses.info_nce: by_similarity.info_nce,
     losses.ctc: by_lattice.ctc,
     task.supervised_loss: Recursive(by_task.supervised),
+    augment.augmented_loss: Recursive(by_task.augmented),
 }

@@ -1,7 +1,8 @@
-"""The rule of the supervised task."""
+"""The rules of the supervised task, and of one whose batches are augmented."""
 
 import jax.numpy as jnp
 
+from funcnet.augment import transformed
 from funcnet.task import report, shares, unpack, without_masked
 
 
@@ -20,3 +21,10 @@ def supervised(params, state, batch, *, apply, loss, metrics, vjp, key=None, tra
 
     mean = jnp.where(share.loss == 0.0, 0.0, share.loss * values).sum()
     return mean, pullback, (state, report(share, metrics, prediction, target, values))
+
+
+def augmented(params, state, batch, *, loss, transforms, vjp, key=None, train=False):
+    """The loss of the transformed batch, which the parameters have no part in: its own rule."""
+    if train:
+        key, batch = transformed(key, batch, transforms)
+    return vjp(loss, params, state, batch, key=key, train=train)

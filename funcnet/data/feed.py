@@ -87,52 +87,57 @@ def indices_from(first, data_key, *, every, n, batch_size):
 
 
 def parts_of(steps, every):
-    """The range `steps` in ranges of `every`, the last one shorter."""
-    return [steps[first : first + every] for first in range(0, len(steps), every)]
+    """The range `steps` in parts that end at multiples of `every`, wherever it begins."""
+    cuts = range(steps.start // every * every + every, steps.stop, every)
+    bounds = [steps.start, *cuts, steps.stop]
+    return [range(*pair) for pair in itertools.pairwise(bounds) if steps]
 
 
-def planned(source, key, steps, batch_size, every):
-    """The indices, int32 [every, batch_size], of `every` steps at a time, fewer in the end."""
-    try:  # On the host, since a GPU would compute them after the steps that it has yet to do.
-        host = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        host = jax.local_devices()[0]
-    data_key = jax.device_put(run_keys(key)[0], host)
+def planned(source, data_key, steps, batch_size, every):
+    """The indices, int32 [steps, batch_size], of each part of the steps."""
     size = {"every": every, "n": len(source), "batch_size": batch_size}
     for part in parts_of(steps, every):
-        # The last part is computed in the others' length, as that is compiled.
-        yield np.asarray(indices_from(np.uint32(part[0]), data_key, **size))[: len(part)]
+        # A shorter part is computed in the others' length, as that is compiled.
+        yield np.asarray(indices_from(np.uint32(part.start), data_key, **size))[: len(part)]
 
 
-def host_batches(source, key, steps, batch_size):
+def host_batches(source, data_key, steps, batch_size):
     if isinstance(source, Stream):
         yield from source.read(steps, batch_size)
     else:
-        for indices in planned(source, key, steps, batch_size, PLANNED):
+        for indices in planned(source, data_key, steps, batch_size, PLANNED):
             yield from map(source.take, indices)
 
 
-def host_chunks(source, key, steps, batch_size, every):
+def host_chunks(source, data_key, steps, batch_size, every):
     if isinstance(source, Stream):
         batches = source.read(steps, batch_size)
         for part in parts_of(steps, every):
             chunk = list(itertools.islice(batches, len(part)))
             yield jax.tree.map(lambda *leaves: np.stack(leaves), *chunk)
     else:
-        for indices in planned(source, key, steps, batch_size, every):
+        for indices in planned(source, data_key, steps, batch_size, every):
             examples = source.take(indices.reshape(-1))
             yield jax.tree.map(lambda a, s=indices.shape: a.reshape(*s, *a.shape[1:]), examples)
 
 
-def checked(data, start, steps, batch_size):
-    """The source of `data`, the range of the steps, and the batch size."""
+def checked(data, key, start, steps, batch_size):
+    """The source of `data`, the key of its order, the range of the steps, and the batch size."""
     source, start = as_source(data), check_count("start", start, 0)
     steps = range(start, start + check_count("steps", steps, 0))
-    if batch_size is not None or not isinstance(source, Stream):
-        batch_size = check_count("batch_size", batch_size, 1)
-    if not isinstance(source, Stream) and batch_size > len(source):
+    if isinstance(source, Stream):
+        if batch_size is not None:
+            batch_size = check_count("batch_size", batch_size, 1)
+        return source, None, steps, batch_size
+    batch_size = check_count("batch_size", batch_size, 1)
+    if batch_size > len(source):
         raise ValueError(f"batch_size must be at most the {len(source)} examples, got {batch_size}")
-    return source, steps, batch_size
+    try:  # On the host, since a GPU would compute indices after the steps that it has yet to do.
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        host = jax.local_devices()[0]
+    # Now, since the key may be donated before the thread comes to it.
+    return source, jax.device_put(run_keys(key)[0], host), steps, batch_size
 
 
 def batches(
@@ -146,8 +151,8 @@ def batches(
     be None. They are read in a thread, `ahead` of them before their use: close what is returned, as
     a `with` statement does.
     """
-    source, steps, batch_size = checked(data, start, steps, batch_size)
-    return Ahead(host_batches(source, key, steps, batch_size), ahead)
+    source, data_key, steps, batch_size = checked(data, key, start, steps, batch_size)
+    return Ahead(host_batches(source, data_key, steps, batch_size), ahead)
 
 
 def chunks(
@@ -162,11 +167,12 @@ def chunks(
     device: Any = None,
 ) -> Ahead:
     """The `batches` of `every` steps at a time, stacked: arrays [every, batch_size, ...] on the
-    device, the last ones shorter. `lax.scan(trainer.step, state, chunk)` is `resume`, bit for bit.
+    device, of which `lax.scan(trainer.step, state, chunk)` makes what `resume` does, bit for bit.
 
-    They are gathered and sent to the device in a thread, `ahead` of them before their use, so that
-    about `ahead` + 2 are in memory at once. `device` is a device, or a sharding of such arrays.
+    Chunks end at multiples of `every`, so the first may be shorter, and the last. They are gathered
+    and sent to the device in a thread, `ahead` of them before their use, so that about `ahead` + 2
+    are in memory at once. `device` is a device, or a sharding of such arrays.
     """
-    source, steps, batch_size = checked(data, start, steps, batch_size)
-    stacked = host_chunks(source, key, steps, batch_size, check_count("every", every, 1))
+    source, data_key, steps, batch_size = checked(data, key, start, steps, batch_size)
+    stacked = host_chunks(source, data_key, steps, batch_size, check_count("every", every, 1))
     return Ahead((jax.device_put(chunk, device) for chunk in stacked), ahead)

@@ -6,6 +6,7 @@ which gives way where memory is short. The system is told of all the rows before
 it then fetches them side by side, which from a disk takes a fraction of the time.
 """
 
+import math
 import mmap
 import os
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+ALIGNMENT = 64
 
 
 class Piece(NamedTuple):
@@ -62,6 +65,14 @@ def check_numbers(name, dtype):
         raise ValueError(f"{name} must hold numbers of a dtype of NumPy's own, got {dtype}")
 
 
+def aligned(shape, dtype):
+    """An empty array that begins where XLA wants it to, so that the CPU's device need not copy."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    skipped = -memory.__array_interface__["data"][0] % ALIGNMENT
+    return memory[skipped : skipped + size].view(dtype).reshape(shape)
+
+
 def read_rows(piece, indices, rows, places):
     """rows[places] = the rows at `indices`, in ascending order; `rows` is contiguous."""
     size = rows[:1].nbytes
@@ -102,7 +113,7 @@ class Rows:
         """The rows at `indices`, int [k], in range."""
         order = np.argsort(indices)
         ascending = indices[order]
-        rows = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        rows = aligned((len(indices), *self.shape[1:]), self.dtype)
         cuts = np.searchsorted(ascending, self.bounds)
         for number in np.flatnonzero(np.diff(cuts)).tolist() if rows.size else ():
             part = slice(cuts[number], cuts[number + 1])

@@ -17,10 +17,11 @@ class Arrays:
     """Examples in a pytree of arrays with a common leading axis: in memory, memory-mapped
     (`numpy.load(file, mmap_mode="r")`) or sharded (`sharded`), in any mixture.
 
-    Rows of files are read when they are taken, and no page of them stays in the process's memory,
-    but for mapped arrays whose rows are not whole in the file, or that may have changes of their
-    own (mode "c"). Anything else with `len(source)` and `source.take(indices)`, the examples at
-    indices [k] as a pytree of NumPy arrays [k, ...], is a source too.
+    Rows of files, also of mapped ones, are read by the file's name when they are taken, and no page
+    of them stays in the process's memory; but for mapped arrays whose rows are not whole in the
+    file, or that may have changes of their own (mode "c"). Anything else with `len(source)` and
+    `source.take(indices)`, the examples at indices [k] as a pytree of new NumPy arrays [k, ...], is
+    a source too.
     """
 
     data: Tree

@@ -20,10 +20,9 @@ from funcnet.sweeps.groups import Group, group_members, is_key, merged
 SHARE = 0.9
 """Of the free memory: the rest is left to allocators and to whoever else is there."""
 
-CACHE, ENOUGH = 4 * 2**20, 64
-"""On a processor, the bytes of temporaries and the members at once beyond which it gains nothing,
-and waits for its memory. (Of 1,024 MLPs of 64-64-10, a step takes 45 us of processor time all at
-once, 35 by 256, 27 by 64, 30 by 16.)"""
+ENOUGH = 64
+"""Members at once beyond which a processor gains nothing, and waits for its memory: of 1,024 MLPs
+of 64-64-10, a step takes 45 us of processor time all at once, 35 by 256, 27 by 64, 30 by 16."""
 
 
 class Program(NamedTuple):
@@ -182,18 +181,15 @@ def program(run, group, shared, devices, at_once, rounds) -> Program:
 def fitted(run, group, shared, devices, memory, at_once) -> Program:
     """The program that runs as many members at once as fit, by the compiler's own account."""
     here = -(-len(group.places) // len(devices))
-    most = memory
     if at_once is None:
-        at_once = here
-        if devices[0].platform == "cpu":
-            most, at_once = CACHE, ENOUGH
+        at_once = ENOUGH if devices[0].platform == "cpu" else here
     at_once = min(at_once, here)
     while True:
         rounds = -(-here // at_once)
         at_once = -(-here // rounds)
         found = program(run, group, shared, devices, at_once, rounds)
         fixed = found.needed - found.temporary
-        if found.needed <= memory and (found.temporary <= most or at_once == 1):
+        if found.needed <= memory:
             return found
         if at_once == 1 or fixed >= memory:
             raise ValueError(
@@ -202,9 +198,8 @@ def fitted(run, group, shared, devices, memory, at_once) -> Program:
                 f"arguments and results, of {size(memory)}: sweep over fewer, or return less of "
                 "each run"
             )
-        share = min(most, memory - fixed) / found.temporary
+        share = (memory - fixed) / found.temporary
         at_once = max(1, min(at_once - 1, int(at_once * share)))
-        most = memory  # some temporaries do not shrink with the members: aim for the cache once
 
 
 def plan(
@@ -222,9 +217,9 @@ def plan(
     and hears nothing of the others. If their arguments, results and temporaries exceed `memory`
     bytes a device (default: nine tenths of what is free), fewer run at once, one round after
     another, as many as fit by the compiler's own account, which costs a second compilation. On a
-    processor 64 run at once, or fewer where their temporaries would not fit its cache. `at_once` is
-    a limit of your own in place of that. `devices`: those to use, default all local ones. How many
-    run at once, and where, changes roundings alone: losses over 200 steps stayed within 7e-7.
+    processor at most 64 run at once; `at_once` is a limit of your own in place of that. `devices`:
+    those to use, default all local ones. How many run at once, and where, changes roundings alone:
+    losses over 200 steps stayed within 7e-7.
 
     Raises `ValueError` if one at a time does not fit, or the results of all do not.
     """
