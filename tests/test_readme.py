@@ -29,7 +29,7 @@ def start_beside():
 
 
 def test_blocks_print_what_the_readme_shows(started):
-    assert [kind for kind, _ in BLOCKS] == ["python", "text"] * 5
+    assert [kind for kind, _ in BLOCKS] == ["python", "text"] * 6
     printed, errors = started["test_readme"].communicate()
     assert started["test_readme"].returncode == 0, errors
     for got, shown in zip(printed.split(f"{END}\n")[:-1], SHOWN, strict=True):
