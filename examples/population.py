@@ -19,7 +19,7 @@ rates of all members and those that led to the best:
 
     Rates that led to the last seed's best, every other generation or so:
     0.046, 0.03, 0.03, 0.019, 0.012, 0.012, 0.012, 0.0078, 0.0078, 0.0062
-    Its best constant: 0.015. 40 s in all.
+    Its best constant: 0.015. 24 s in all.
 
     Rates: population.png
 

@@ -19,7 +19,7 @@ def new_figure(width, height):
         from matplotlib.figure import Figure  # type: ignore[import-not-found]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'pictures are drawn by matplotlib: pip install "funcnet[plot]"'
+            'pictures are drawn by matplotlib: pip install ".[plot]"'
         ) from error
     return Figure(figsize=(width, height), layout="constrained")
 
