@@ -51,7 +51,7 @@ def augmented(task: Task, *transforms: Callable[..., Any]) -> Task:
 
 def each(key, batch, *, function):
     x, target, weight = unpack(batch)
-    x = jax.vmap(function)(jax.random.split(key, len(x)), x)
+    x = jax.vmap(function)(jax.random.split(key, len(jax.tree.leaves(x)[0])), x)
     return (x, target) if weight is None else (x, target, weight)
 
 

@@ -112,12 +112,25 @@ def watched(apply, path, seen: list[Layer]):
     return called
 
 
+def watched_loss(loss, seen: list[Layer]):
+    """A supervised loss, also beneath a wrapper that binds it as `loss`, whose network's layers
+    note in `seen` what they put out; None of another loss."""
+    function, bound = unbind(loss)
+    inner = bound.get("loss")
+    if is_layer(bound.get("apply")):
+        bound = {**bound, "apply": watched(bound["apply"], "", seen)}
+    elif callable(inner) and (inner := watched_loss(inner, seen)) is not None:
+        bound = {**bound, "loss": inner}
+    else:
+        return None
+    return lambda *inputs, **context: function(*inputs, **context, **bound)
+
+
 def layers_of(loss, *inputs, **context) -> tuple[Layer, ...]:
     """What each layer of a supervised loss's network puts out; nothing of another loss."""
-    function, bound = unbind(loss)
     seen: list[Layer] = []
-    if is_layer(bound.get("apply")):
-        function(*inputs, **context, **{**bound, "apply": watched(bound["apply"], "", seen)})
+    if (found := watched_loss(loss, seen)) is not None:
+        found(*inputs, **context)
     return tuple(seen)
 
 

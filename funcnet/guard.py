@@ -53,7 +53,8 @@ def guard_step(guarded, batch, *, step, patience):
     run, skipped, in_a_row, failed_at = guarded
     after, metrics = step(run, batch)
     arrived = [metrics[name] for name in ("loss", "gradient_norm") if name in metrics]
-    sound, frozen = all_finite(arrived) & ~spoilt(run, after), guarded.frozen
+    idle = after.step == run.step  # a step that `until` did not make cannot fail
+    sound, frozen = idle | (all_finite(arrived) & ~spoilt(run, after)), guarded.frozen
     # Of a step that is not made there remains that it was seen: the next is of the next batch.
     run = chosen(sound & ~frozen, after, replaced(run, step=after.step))
     skipped = skipped + (~sound & ~frozen)

@@ -93,3 +93,15 @@ def test_a_run_that_is_sound_and_one_that_cannot_be_seen():
     assert fn.diagnose(PLAIN, (X, LABELS), PLAIN.init(KEY), steps=3, batch_size=None) is None
     with pytest.raises(ValueError, match="needs a trainer made by trainer"):
         fn.diagnose(fn.Trainer(PLAIN.init, PLAIN.step.func), X, KEY, steps=1, batch_size=1)
+
+
+def test_layers_beneath_an_augmentation_are_seen():
+    x = np.ones((8, 3), np.float32)
+    x[5] = np.inf
+    network = fn.serial(fn.dense(3, 4), fn.tanh, fn.dense(4, 2))
+    task = fn.augmented(fn.supervised(network, fn.cross_entropy), fn.gaussian_noise(0.1))
+    key = jax.random.key(0)
+    found = fn.diagnose(
+        fn.trainer(task, fn.sgd(0.1)), (x, np.zeros(8, int)), key, steps=1, batch_size=8
+    )
+    assert found.layers[0].name.endswith("dense")

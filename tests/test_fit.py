@@ -151,6 +151,9 @@ class Source:
     def __len__(self):
         return 20
 
+    def take(self, indices):
+        return jax.tree.map(lambda a: a[indices], self.data)
+
 
 def test_batches_that_come_give_the_same_bits(monkeypatch, whole, tmp_path):
     monkeypatch.setitem(sys.modules, "funcnet.data", types.SimpleNamespace(chunks=taken))
@@ -529,3 +532,44 @@ def test_sigterm_anywhere_ends_a_process_with_a_checkpoint(place, tmp_path):
         restored = checkpoints.restore(jax.eval_shape(small(fn.cross_entropy).init, KEY))
     assert (restored.step, restored.skipped) == (int(step), ())
     assert float(restored.tree.params[0]["bias"][0]) == float(bias)
+
+
+class Loader:
+    """Like PyTorch's: its length is that of its batches."""
+
+    def __len__(self):
+        return 5
+
+    def __iter__(self):
+        return iter([])
+
+
+def test_epochs_are_of_examples():
+    with pytest.raises(ValueError, match="epochs are of data that have a length: give steps"):
+        fit(data=Loader(), steps=None, epochs=2)
+    for epochs in (-1, float("nan")):
+        with pytest.raises(ValueError, match="epochs must be a finite number of at least 0"):
+            fit(steps=None, epochs=epochs)
+
+
+def test_a_run_that_could_not_begin_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="dense expects"):
+        fit(data=(X[:, :1], LABELS), checkpoints=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_is_evaluated_when_asked_and_goes_no_further(tmp_path):
+    first = fit(steps=14, checkpoints=tmp_path)
+    again = fit(steps=14, checkpoints=tmp_path, validation=DATA)
+    assert (again.best_step, again.validation["step"].tolist()) == (14, [14])
+    same(again.state, first.state)
+    fewer = fit(data=Source(), steps=7, checkpoints=tmp_path)
+    assert (fewer.reason, len(fewer.loss)) == ("steps", 0)
+
+
+def test_a_frozen_run_stays_frozen(tmp_path):
+    nowhere = (np.full_like(X, np.nan), LABELS)
+    arguments = {"trainer": fn.guard(TRAINER, patience=2), "data": nowhere, "checkpoints": tmp_path}
+    ends = [fit(**arguments) for _ in range(2)]
+    assert [end.reason for end in ends] == ["frozen", "frozen"]
+    assert int(ends[0].state.step) == int(ends[1].state.step)

@@ -154,3 +154,16 @@ def test_a_guarded_run_differentiates():
     for a, b in zip(*map(jax.tree.leaves, (plain, around)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
         assert a != 0.0
+
+
+def test_a_run_past_its_horizon_does_not_fail():
+    """Inside a guard: the batch that would come next, and is looked at for ever, is not finite."""
+    x = X.copy()
+    data_key, _ = run_keys(build(0.1).init(KEY).key)
+    seen = np.concatenate([fn.batch_indices(data_key, k, len(x), SIZE) for k in range(3)])
+    following = np.asarray(fn.batch_indices(data_key, 3, len(x), SIZE))
+    x[np.setdiff1d(following, seen)] = np.nan
+    assert np.isnan(x[following]).any()
+    trainer = fn.guard(fn.until(build(0.1), 3.0), patience=2)
+    state = fn.run(trainer, (x, LABELS), KEY, steps=8, batch_size=SIZE).state
+    assert (int(state.step), bool(state.frozen), int(state.skipped)) == (3, False, 0)

@@ -200,3 +200,19 @@ def test_bad_arguments_say_so():
         fn.geometric_rungs(8, steps=9, count=3)
     with pytest.raises(ValueError, match="at most the 5 steps, got 6"):
         fn.brackets(steps=5, least_steps=6)
+
+
+def test_a_member_that_is_not_a_number_is_not_accurate():
+    """Nine of ten examples are of class 0, which the largest of NaNs is taken for."""
+    labels = np.where(np.arange(16) % 10 == 9, 1, 0).astype(np.int32)
+    data = (TRAIN[0], labels)
+    halved = jax.jit(
+        lambda trainers, keys: fn.successive_halving(
+            trainers, data, data, keys, rungs=Rungs((2, 1), (2, 4)), batch_size=SIZE,
+            score=fn.greatest("accuracy"),
+        )
+    )(members.sweep([1e-3, np.nan]), KEYS[:2])  # fmt: skip
+    assert halved.best == 0
+    assert np.isnan(halved.scores[0]).tolist() == [False, True]
+    assert np.isnan(fn.accuracy(np.array([[1.0, 2.0], [np.nan, 0.0]]), [1, 0])).tolist() == [0, 1]
+    assert np.isnan(fn.binary_accuracy(np.array([1.0, np.nan]), np.array([1.0, 0.0]))).any()

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 import funcnet as fn
+from funcnet.sweeps.hypergradient import bijectors
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 3))
@@ -208,3 +209,10 @@ def test_what_is_learnt_must_be_there():
         descent(quadratic(0.1), fn.sgd(0.1), KEY, learnt=lambda name: None)
     with pytest.raises(TypeError, match=r"Bijector, such as log_space, for 'step.loss.share', got"):
         descent(quadratic(0.1), fn.sgd(0.1), KEY, learnt={"step.loss": "log"})
+
+
+def test_the_longest_name_says_where_a_number_is_learnt():
+    names = {"step.update": fn.linear_space, "step.update.learning_rate": fn.log_space}
+    task = fn.supervised(fn.dense(2, 1), fn.mean_squared_error)
+    found = bijectors(fn.trainer(task, fn.sgd(0.1)), names)
+    assert found == {"step.update.learning_rate.value": fn.log_space}

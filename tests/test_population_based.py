@@ -149,3 +149,11 @@ def test_bad_arguments_say_so_and_one_member_trains_on():
         run(members.sweep(), TRAIN, VALIDATION, KEY, fraction=0.6)
     with pytest.raises(ValueError, match="generations must be at least 1, got 0"):
         run(members.sweep(), TRAIN, VALIDATION, KEY, generations=0)
+
+
+def test_rules_need_an_interval():
+    with pytest.raises(ValueError, match="low must lie in"):
+        fn.resample(0.0, 0.5)
+    for rule in (fn.resample, fn.perturb):
+        with pytest.raises(ValueError, match=r"low must be below high, got 0\.5 and 0\.1"):
+            rule(0.5, 0.1)

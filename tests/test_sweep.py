@@ -298,6 +298,14 @@ def test_a_grouped_sweep_goes_on_from_its_members(whole):
     np.testing.assert_allclose(result.loss[3], alone.loss[12:], rtol=2e-5)
 
 
+@pytest.mark.parametrize("wrap", [fn.guard, lambda t: fn.until(t, 9.0)], ids=["guard", "until"])
+def test_padded_batches_go_through_wrappers(wrap):
+    trainer = wrap(simple(0.1))
+    padded = fn.run_padded(trainer, DATA, KEY, 5, steps=3, largest=8)
+    alone = fn.run(trainer, DATA, KEY, steps=3, batch_size=5)
+    np.testing.assert_allclose(padded.loss, alone.loss, rtol=1e-5)
+
+
 def test_what_some_members_lack_is_theirs_alone():
     def some(optimizer):
         return {"a": jnp.ones(2), **({"b": jnp.zeros(1)} if optimizer == "x" else {})}
@@ -306,8 +314,8 @@ def test_what_some_members_lack_is_theirs_alone():
     np.testing.assert_array_equal(result["a"], np.ones((3, 2)))
     assert set(fn.member(result, 0)) == set(fn.member(result, 2)) == {"a", "b"}
     assert set(fn.member(result, 1)) == {"a"}
-    with pytest.raises(IndexError, match="no member 1 among 2"):
-        fn.member(result["b"], 1)
+    with pytest.raises(IndexError, match="no member 2 among 2"):
+        fn.member(result["b"], 2)
 
 
 BAD = [
@@ -321,3 +329,19 @@ BAD = [
 def test_bad_points_say_so(points, message):
     with pytest.raises(ValueError, match=message):
         fn.group_members(build, points)
+
+
+def test_a_member_is_one_of_those_there_are():
+    result = {"a": np.arange(4), "m": Varied((np.array([3, 0]),), (np.array([7, 8]),))}
+    assert fn.member(result, -1) == {"a": 3, "m": 7}
+    assert fn.member(result, 1) == {"a": 1}
+    for index in (4, -5):
+        with pytest.raises(IndexError, match=f"there is no member {index} among 4"):
+            fn.member(result, index)
+    with pytest.raises(TypeError, match="arrays with a first axis of members, got 'adam'"):
+        fn.member({"optimizer": ("adam", "sgd")}, 0)
+
+
+def test_members_may_hold_nothing():
+    found = fn.sweep(lambda a: (a, None), {"a": [1.0, 2.0]}, lambda m, x: m[0] * x, np.float32(3.0))
+    np.testing.assert_array_equal(found, [3.0, 6.0])

@@ -66,6 +66,11 @@ def test_ranking_puts_failures_last():
     assert shares == sorted(shares)
 
 
+def test_rows_where_a_mask_is_true():
+    found = fn.table({"a": [1, 2, 3]}, loss=[0.5, 3.0, 0.1])
+    np.testing.assert_array_equal(found.rows(found.scores["loss"] < 2.0).points["a"], [1, 3])
+
+
 def test_mean_over_seeds():
     found = RESULTS.mean_over("seed")
     expected = groups(lambda p: (p["rate"], p["act"], p["width"]))
@@ -235,7 +240,7 @@ def test_bands_end_where_half_have_failed():
 
 def test_without_matplotlib_pictures_say_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "funcnet\[plot\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "\.\[plot\]"'):
         fn.plot_curves(np.ones((2, 3)))
 
 

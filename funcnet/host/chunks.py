@@ -72,7 +72,8 @@ def count_examples(data) -> int:
     if in_memory(data):
         return check_data(data)[1]
     lengths = {part.shape[0] for part in parts(data) if hasattr(part, "shape")}
-    if not lengths and not hasattr(data, "__len__"):
+    # A loader has a length too, but that of its batches.
+    if not lengths and not (hasattr(data, "__len__") and hasattr(data, "take")):
         raise ValueError(f"epochs are of data that have a length: give steps for {data!r}")
     return lengths.pop() if lengths else len(data)
 
@@ -82,9 +83,11 @@ def count_steps(data, batch_size, steps, epochs) -> int:
         raise ValueError(f"fit expects steps or epochs, got steps={steps} and epochs={epochs}")
     if steps is not None:
         return check_count("steps", steps, 0)
-    if batch_size is None:
-        return math.ceil(epochs)
-    return math.ceil(epochs * count_examples(data) / check_count("batch_size", batch_size, 1))
+    if not (math.isfinite(epochs) and epochs >= 0):
+        raise ValueError(f"epochs must be a finite number of at least 0, got {epochs}")
+    length = count_examples(data)
+    size = length if batch_size is None else check_count("batch_size", batch_size, 1)
+    return math.ceil(epochs * length / size)
 
 
 def chunks(
@@ -106,6 +109,8 @@ def chunks(
 
             yield size, length if batch_size is None else batch_size, advance
             step += size
+        return
+    if step >= steps:
         return
     from funcnet import data as sources
 

@@ -55,6 +55,11 @@ class Course:
         """Go on from the best of a run that continues."""
         self.best_step, self.best_score, self.best, self.waited = step, score, state, waited
 
+    @property
+    def evaluated(self) -> int | None:
+        """The step of the last evaluation."""
+        return int(self.evaluations[-1]["step"]) if self.evaluations else None
+
     def judge(self, step: int, state: Any, scores: dict[str, Any]) -> float:
         """Take in an evaluation; its score."""
         numbers = {name: float(value) for name, value in jax.device_get(scores).items()}

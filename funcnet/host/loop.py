@@ -10,6 +10,7 @@ import numpy as np
 
 from funcnet.checkpoint import Checkpoints
 from funcnet.host.chunks import chunks, count_steps, score_of
+from funcnet.host.chunks import notes as notes_of
 from funcnet.host.course import Chunk, Course, Limits
 from funcnet.host.progress import progress_line
 from funcnet.host.saver import Saver
@@ -127,10 +128,11 @@ def fit(
         saver = stack.enter_context(Saver(checkpoints))
         state, step = saver.start(trainer, key, report)
         course = Course(step, Limits(steps, patience, time_limit), score, report)
+        course.failed_at = int(notes_of(state).get("failed_at", -1))
         if validation is not None and (best := saver.best(validate_every, state)) is not None:
             course.recall(*best)
         ahead = chunks(trainer, data, state, steps=steps, every=every, batch_size=batch_size)
-        reason, rank = "steps", None
+        reason, rank, begun = "steps", None, step
         try:
             for size, examples, advance in stack.enter_context(contextlib.closing(ahead)):
                 told = told_to_stop(heard, step // every) or course.reason_to_stop()
@@ -151,12 +153,17 @@ def fit(
                         callback(step, state, metrics)
                 if passed(step, size, save_every):
                     saver.save(step, state, rank)
+            else:
+                reason = heard[0] if heard else reason
+            if validation is not None and step == steps and course.evaluated != step and not heard:
+                rank = course.judge(step, state, score_of(trainer, state, validation))
         except Exception as error:
-            saver.rescue(step, state, rank, error)
+            if step > begun:
+                saver.rescue(step, state, rank, error)
             raise
         saver.save(step, state, rank)
         course.settle()
-        saver.wait()
+        saver.finish(step, state, rank)
         reason = "frozen" if course.failed_at >= 0 else reason
         course.say(ending(reason, step, course, saver))
         history = course.joined()

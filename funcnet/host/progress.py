@@ -73,7 +73,7 @@ def progress_line(file: TextIO | None = None, *, seconds: float = 5.0) -> Callab
     def report(what):
         nonlocal last, width
         out = sys.stdout if file is None else file
-        text, live, now = str(what), out.isatty(), time.monotonic()
+        text, live, now = str(what), getattr(out, "isatty", bool)(), time.monotonic()
         if not isinstance(what, Progress):
             out.write(("\n" if width else "") + text + "\n")
             last, width = -float("inf"), 0
@@ -83,6 +83,6 @@ def progress_line(file: TextIO | None = None, *, seconds: float = 5.0) -> Callab
             if ends:
                 out.write("\n" * live)
                 last, width = -float("inf"), 0
-        out.flush()
+        getattr(out, "flush", bool)()
 
     return report

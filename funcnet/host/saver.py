@@ -72,6 +72,15 @@ class Saver(contextlib.ExitStack):
         except Exception as failure:
             error.add_note(f"nor was step {step} saved: {type(failure).__name__}: {failure}")
 
+    def finish(self, step: int, state: Any, score: float | None) -> None:
+        """Wait for the last save, and try it once more if it failed: there is no later one."""
+        try:
+            self.wait()
+        except OSError:
+            self.step = -1
+            self.save(step, state, score)
+            self.wait()
+
     def wait(self) -> None:
         if self.checkpoints is not None:
             self.checkpoints.wait()

@@ -73,8 +73,9 @@ def hyperband(
     2018).
 
     `build(key, n)` makes n stacked trainers, such as `vmap(build_one)(points)` of n points drawn
-    with the key. No run makes more than `steps`, none is dropped before `least_steps`; all brackets
-    cost about the same. One compilation for each rung of each bracket.
+    with the key (under `jit` by `jax.random`: `sample` and its like draw on the host). No run makes
+    more than `steps`, none is dropped before `least_steps`; all brackets cost about the same. One
+    compilation for each rung of each bracket.
     """
     halvings, tried = [], []
     for index, plan in enumerate(brackets(steps=steps, least_steps=least_steps, factor=factor)):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.pairs import Trainer, Tree, check_count
+from funcnet.pairs import Trainer, Tree, check_count, number
 from funcnet.sweeps.members import LEAST_LOSS
 from funcnet.training import evaluate, resume
 
@@ -66,7 +66,7 @@ def resume_early_stopping(
 ) -> Stopped:
     """Train on from where an early-stopped run ended, `stopped.watch`, bit for bit as if it had not
     stopped, or from `watch(state)`: see `early_stopping`."""
-    every = check_count("every", every, 1)
+    every, patience = check_count("every", every, 1), number("patience", patience, 1.0)
     chunks, rest = divmod(check_count("steps", steps, 0), every)
     if rest:
         raise ValueError(f"steps must be a multiple of every, got {steps} and {every}")

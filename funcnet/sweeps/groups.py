@@ -152,8 +152,29 @@ def in_order(places, arrays):
 
 
 def member(result: Tree, index: int) -> Tree:
-    """What a sweep's result, or any tree with a first axis of members, has of one of them: for
-    `fn.run` its `Result`, as if it had run alone."""
+    """What a sweep's result, or any tree of arrays with a first axis of members, has of one of
+    them: for `fn.run` its `Result`, as if it had run alone. Negative indices count from the end."""
+    count = count_in(result)
+    if not -count <= index < count:
+        raise IndexError(f"there is no member {index} among {count}")
+    return row_of(result, index % count)
+
+
+def count_in(result) -> int:
+    """How many members a sweep's result is of."""
+
+    def length(part):
+        if isinstance(part, Varied):
+            return sum(map(len, part.places))
+        if np.ndim(part) < 1:
+            raise TypeError(f"member expects arrays with a first axis of members, got {part!r}")
+        return len(part)
+
+    parts = jax.tree.leaves(result, is_leaf=lambda part: isinstance(part, Varied))
+    return max(map(length, parts), default=0)
+
+
+def row_of(result, index):
     if isinstance(result, Varied):
         for places, part in zip(*result, strict=True):
             if index in places:
@@ -162,9 +183,9 @@ def member(result: Tree, index: int) -> Tree:
         raise IndexError(f"there is no member {index} among {sum(map(len, result.places))}")
     if isinstance(result, dict):
         held = {name: value for name, value in result.items() if holds(value, index)}
-        return {name: member(value, index) for name, value in held.items()}
+        return {name: row_of(value, index) for name, value in held.items()}
     if isinstance(result, tuple | list):
-        return rebuilt(result, [member(value, index) for value in result])
+        return rebuilt(result, [row_of(value, index) for value in result])
     return jax.tree.map(lambda leaf: leaf[index], result)
 
 

@@ -113,7 +113,8 @@ def bijectors(trainer, learnt) -> dict[str, Bijector]:
     names = list(hyperparameters(trainer))
     missed: list[str] = []
     if not callable(learnt):
-        pairs = tuple(learnt.items())
+        # The longest name that fits says the most.
+        pairs = tuple(sorted(learnt.items(), key=lambda pair: -len(pair[0])))
         missed = [k for k in learnt if not any(by_table(n, table=((k, True),)) for n in names)]
         learnt = functools.partial(by_table, table=pairs)
     found = {name: learnt(name) for name in names if learnt(name) is not None}

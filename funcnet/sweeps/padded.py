@@ -11,12 +11,12 @@ from funcnet.losses import info_nce
 from funcnet.pairs import Trainer, Tree, check_count, unbind
 from funcnet.shuffle import padded_indices
 from funcnet.task import supervised_loss
-from funcnet.training import Result, check_data, check_state, run_keys, take
+from funcnet.training import Result, bound_loss, check_data, check_state, run_keys, take
 
 
 def check_weighted(trainer, state):
     """`ValueError` for a run in which an example of weight 0 would still count."""
-    loss, bound = unbind(getattr(trainer.step, "keywords", {}).get("loss"))
+    loss, bound = unbind(bound_loss(trainer.step))
     if loss is not supervised_loss:
         raise ValueError(
             "padded batches need a loss that a weight of 0 takes an example out of, as "

@@ -100,10 +100,10 @@ def free_memory(devices) -> int:
 
 def chunked(run, axes, at_once, rounds):
     """`vmap(run)` over rounds * at_once members, `at_once` of them at a time."""
-    leaf_axes = jax.tree.leaves(axes, is_leaf=lambda axis: axis is None)
 
     def sweep(members, shared):
         leaves, structure = jax.tree.flatten(members)
+        leaf_axes = structure.flatten_up_to(axes)
 
         def some(batched):
             given = iter(batched)

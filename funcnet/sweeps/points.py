@@ -47,9 +47,15 @@ def at(values, indices):
     return np.asarray(values)[indices]
 
 
+def as_places(indices) -> np.ndarray:
+    """Places as ints, also those where a mask is true."""
+    indices = np.asarray(indices)
+    return np.flatnonzero(indices) if indices.dtype == bool else indices.astype(int)
+
+
 def take(points: Mapping[str, Any], indices: Sequence[int] | np.ndarray) -> Points:
-    """The points at `indices`, in that order."""
-    indices = np.asarray(indices, int)
+    """The points at `indices`, in that order, or where a mask is true."""
+    indices = as_places(indices)
     return {name: at(values, indices) for name, values in points.items()}
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
@@ -31,6 +32,14 @@ class Population(NamedTuple):
         return ranking(self.scores[-1])[0]
 
 
+def interval(low, high, least) -> dict[str, Any]:
+    """The two ends, as leaves."""
+    low, high = number("low", low, least), number("high", high, least)
+    if isinstance(low, float) and isinstance(high, float) and not low < high:
+        raise ValueError(f"low must be below high, got {low:g} and {high:g}")
+    return {"low": low, "high": high}
+
+
 def perturbed(key, value, *, down, up, low, high):
     return jnp.clip(value * jnp.where(jax.random.bernoulli(key), up, down), low, high)
 
@@ -38,8 +47,8 @@ def perturbed(key, value, *, down, up, low, high):
 def perturb(low, high, *, down=0.8, up=1.2) -> Partial:
     """The rule `(key, value) -> value` that multiplies by one of two factors, at even odds, within
     [low, high] (Jaderberg et al. 2017)."""
-    numbers = {"low": low, "high": high, "down": down, "up": up}
-    return Partial(perturbed, **{name: number(name, value) for name, value in numbers.items()})
+    numbers = {"down": number("down", down), "up": number("up", up)}
+    return Partial(perturbed, **numbers, **interval(low, high, -np.inf))
 
 
 def resampled(key, value, *, low, high):
@@ -49,7 +58,7 @@ def resampled(key, value, *, low, high):
 
 def resample(low, high) -> Partial:
     """The rule `(key, value) -> value` that draws anew, its logarithm uniform over [low, high]."""
-    return Partial(resampled, low=number("low", low, 0.0), high=number("high", high, 0.0))
+    return Partial(resampled, **interval(low, high, float(np.finfo(np.float32).tiny)))
 
 
 def found(explore, names):

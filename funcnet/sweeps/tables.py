@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funcnet.pairs import check_count
-from funcnet.sweeps.points import Points, at, column, count, take
+from funcnet.sweeps.points import Points, as_places, at, column, count, take
 
 SHOWN = 20
 """How many rows a table's text has at most."""
@@ -32,7 +32,8 @@ class Table(NamedTuple):
         return columns[name]
 
     def rows(self, indices) -> "Table":
-        """The table of the rows at `indices`, in that order."""
+        """The table of the rows at `indices`, in that order, or where a mask is true."""
+        indices = as_places(indices)
         return Table(
             take(self.points, indices),
             take(self.scores, indices),
