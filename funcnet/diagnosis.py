@@ -163,6 +163,8 @@ def diagnose(
     state = trainer.init(start) if isinstance(start, jax.Array) else start
     if (loss := bound_loss(trainer.step)) is None:
         raise ValueError("diagnose needs a trainer made by trainer(task, optimizer)")
+    if not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(data)):
+        raise TypeError(f"diagnose expects arrays, such as a source's batches together, got {data}")
     data, length = check_data(data)
     trainer, state, fails = before_failure(trainer, data, state, steps, batch_size)
     if not fails:

@@ -402,3 +402,12 @@ def test_mnist1d_whole(beside, tmp_path):
         assert abs(row.accuracy.mean() - row.paper) <= 2.5, row
     printed = output(lambda: mnist1d.choose(mnist1d.MODELS[:1]))
     assert 28 < float(NUMBER.findall(printed)[-1]) < 36
+
+
+@pytest.mark.slow
+def test_orbax_restores_what_lies_on_several_devices(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    example, equal = load("orbax_checkpoints"), []
+    printed = output(lambda: equal.append(example.main(tmp_path, steps=20)))
+    assert equal == [True]
+    assert printed.startswith("parameters on 4 devices")

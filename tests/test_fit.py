@@ -573,3 +573,19 @@ def test_a_frozen_run_stays_frozen(tmp_path):
     ends = [fit(**arguments) for _ in range(2)]
     assert [end.reason for end in ends] == ["frozen", "frozen"]
     assert int(ends[0].state.step) == int(ends[1].state.step)
+
+
+def test_the_best_is_the_runs_also_when_it_goes_on(tmp_path):
+    """Its scores are told by its steps, and the best lies between two saves."""
+    told = iter([1.0, 2.0, 3.0, 4.0, 1.5, 9.0, 9.0])
+    arguments = {
+        "checkpoints": tmp_path, "validation": DATA, "score": lambda metrics: next(told),
+        "every": 2, "save_every": 4,
+    }  # fmt: skip
+    fit(steps=8, **arguments)
+    assert fit(steps=12, **arguments).best_step == 2
+
+
+def test_validation_is_arrays():
+    with pytest.raises(TypeError, match="validation must be arrays"):
+        fit(validation=Loader())

@@ -98,8 +98,8 @@ def fit(
     is kept as `best`, and after `patience` evaluations that were no better the run ends.
     checkpoints: a `Checkpoints`, or a folder, of which the last three and the best are kept. The
     run continues from the newest whole one, with the key that it had, and with its patience, where
-    the best one is kept. It is saved after `save_every` steps and at its end, whatever the reason,
-    with the score if it was just evaluated.
+    the best one is kept. It is saved after `save_every` steps, when its score is the best, and at
+    its end, whatever the reason, with the score if it was just evaluated.
     callbacks: functions of (step, state, metrics) at the end of each chunk, such as
     `log_csv(path)`; metrics are numbers by name, the means of the chunk's steps (of the learning
     rate the last), `validation_...` where it was evaluated, and `skipped` of a `guard`ed trainer.
@@ -122,6 +122,8 @@ def fit(
         if validation is None:
             raise ValueError("patience needs validation data")
     if validation is not None:
+        if not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(validation)):
+            raise TypeError(f"validation must be arrays, which fit on the device, got {validation}")
         validation, _ = check_data(validation)  # on the device, once
     with contextlib.ExitStack() as stack:
         heard = stack.enter_context(listening())
@@ -151,7 +153,7 @@ def fit(
                     metrics = course.settle()
                     for callback in callbacks:
                         callback(step, state, metrics)
-                if passed(step, size, save_every):
+                if passed(step, size, save_every) or course.best_step == step:
                     saver.save(step, state, rank)
             else:
                 reason = heard[0] if heard else reason
