@@ -238,82 +238,32 @@ if TYPE_CHECKING:
     from funcnet.verify_optimizer import OptimizerReport, check_optimizer
 
 LATE = {
-    "Bijector": "sweeps",
-    "Checkpoints": "checkpoint",
-    "Descent": "sweeps",
-    "Diagnosis": "diagnosis",
-    "Fitted": "host",
-    "GradientErrors": "verify",
-    "LearningRates": "sweeps",
-    "OptimizerReport": "verify_optimizer",
-    "Plan": "sweeps",
-    "Progress": "host",
-    "Table": "sweeps",
-    "ancestors": "sweeps",
-    "augmented": "augment",
-    "brackets": "sweeps",
-    "chain_rule": "chain_rule",
-    "check_gradients": "verify",
-    "check_optimizer": "verify_optimizer",
-    "checkpoint": "checkpoint",
-    "choice": "sweeps",
-    "crossed": "sweeps",
-    "cutout": "augment",
-    "data": "data",
-    "datasets": "datasets",
-    "diagnose": "diagnosis",
-    "early_stopping": "sweeps",
-    "find_learning_rate": "sweeps",
-    "fit": "host",
-    "forward_value_and_grad": "sweeps",
-    "gaussian_noise": "augment",
-    "geometric_rungs": "sweeps",
-    "greatest": "sweeps",
-    "grid": "sweeps",
-    "group_members": "sweeps",
-    "horizontal_flip": "augment",
-    "hyperband": "sweeps",
-    "hypergradient": "sweeps",
-    "hypergradient_descent": "sweeps",
-    "integers": "sweeps",
-    "latin_hypercube": "sweeps",
-    "least": "sweeps",
-    "linear_space": "sweeps",
-    "load_safetensors": "checkpoint",
-    "log_csv": "host",
-    "log_jsonl": "host",
-    "log_space": "sweeps",
-    "log_uniform": "sweeps",
-    "logit_space": "sweeps",
-    "member": "sweeps",
-    "mixup": "augment",
-    "normal": "sweeps",
-    "normalise": "augment",
-    "per_example": "augment",
-    "perturb": "sweeps",
-    "plan": "sweeps",
-    "plot_curves": "pictures",
-    "plot_heat_map": "pictures",
-    "plot_history": "pictures",
-    "plot_learning_rates": "pictures",
-    "plot_parallel": "pictures",
-    "population_based": "sweeps",
-    "progress_line": "host",
-    "random_crop": "augment",
-    "resample": "sweeps",
-    "resume_early_stopping": "sweeps",
-    "resume_padded": "sweeps",
-    "run_padded": "sweeps",
-    "sample": "sweeps",
-    "save_safetensors": "checkpoint",
-    "share_counters": "sweeps",
-    "sobol": "sweeps",
-    "successive_halving": "sweeps",
-    "sweep": "sweeps",
-    "sweeps": "sweeps",
-    "table": "sweeps",
-    "uniform": "sweeps",
-    "until": "sweeps",
+    name: module
+    for module, names in {
+        "augment": """
+            augmented cutout gaussian_noise horizontal_flip mixup normalise per_example
+            random_crop
+        """,
+        "chain_rule": "chain_rule",
+        "checkpoint": "Checkpoints checkpoint load_safetensors save_safetensors",
+        "data": "data",
+        "datasets": "datasets",
+        "diagnosis": "Diagnosis diagnose",
+        "host": "Fitted Progress fit log_csv log_jsonl progress_line",
+        "pictures": "plot_curves plot_heat_map plot_history plot_learning_rates plot_parallel",
+        "sweeps": """
+            Bijector Descent LearningRates Plan Table ancestors brackets choice crossed
+            early_stopping find_learning_rate forward_value_and_grad geometric_rungs
+            greatest grid group_members hyperband hypergradient hypergradient_descent
+            integers latin_hypercube least linear_space log_space log_uniform logit_space
+            member normal perturb plan population_based resample resume_early_stopping
+            resume_padded run_padded sample share_counters sobol successive_halving sweep
+            sweeps table uniform until
+        """,
+        "verify": "GradientErrors check_gradients",
+        "verify_optimizer": "OptimizerReport check_optimizer",
+    }.items()
+    for name in names.split()
 }
 """What training does not need, and so is imported at its first use only."""
 

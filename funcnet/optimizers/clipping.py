@@ -38,7 +38,11 @@ def norm_parts(tree):
 
     def scaled_again(carry):
         inverse = jnp.where(carry[2] < 1.0, far, 1.0 / far).astype(square.dtype)
-        return exact | True, inverse, sum(magnitude_squared(inverse * x).sum() for x in leaves)
+        return (
+            jnp.ones_like(exact),
+            inverse,
+            sum(magnitude_squared(inverse * x).sum() for x in leaves),
+        )
 
     # A loop of at most one turn: unlike `cond` it is skipped also under vmap. Its scale comes from
     # what it changes: what does not change in a loop XLA moves out of it.
