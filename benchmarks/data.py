@@ -1,16 +1,18 @@
 """What an epoch over a memory-mapped set costs, against the same set in memory.
 
-    pip install -e . && python benchmarks/data.py [--gib 8] [--folder DIR] [--warm] [--json FILE]
+    pip install -e . && python benchmarks/data.py [--gib 8] [--hidden 1024] [--folder DIR] [--warm]
+        [--json FILE]
 
 A file of random bytes, images of 64x64x3, and one of their labels are written, dropped from the
 system's cache and in the end deleted. An MLP is trained for a whole epoch by chunks from the file
-(`data.chunks` of the mapped arrays). Now and then two runs on the part that fits in memory have
-their turn, one fed the same way and one pure, `resume`; quoted are the ratios of speed in these
-turns, each including the chunks that it makes ahead, by the clock and by the processors' time,
-which others on the machine disturb less. The file's run also reports the part of its
-time that it waits for a chunk, and the resident memory that it takes beyond what the process has
-once all is compiled and the small set loaded: the kernel's own greatest value (VmHWM, reset through
-clear_refs), in which mapped pages of the file count.
+(`data.chunks` of the mapped arrays). To have a row of 12 KiB from a disk takes the system about 12
+us of a processor, so the wider the network the less of it is seen where both share one. Now and
+then two runs on the part that fits in memory have their turn, one fed the same way and one pure,
+`resume`; quoted are the ratios of speed in these turns, each including the chunks that it makes
+ahead, by the clock and by the processors' time, which others on the machine disturb less. The
+file's run also reports the part of its time that it waits for a chunk, and the resident memory that
+it takes beyond what the process has once all is compiled and the small set loaded: the kernel's own
+greatest value (VmHWM, reset through clear_refs), in which mapped pages of the file count.
 """
 
 import argparse
@@ -34,7 +36,7 @@ import numpy as np
 import funcnet as fn
 
 SHAPE, CLASSES, BATCH, EVERY, TURN = (64, 64, 3), 10, 128, 16, 16
-WIDTH, HIDDEN, GIB = int(np.prod(SHAPE)), 512, 2**30
+WIDTH, GIB = int(np.prod(SHAPE)), 2**30
 IN_MEMORY = 1 << 14
 """Examples of the small set, 192 MiB."""
 
@@ -43,8 +45,9 @@ def normalised(x):
     return x.reshape(len(x), WIDTH).astype(jnp.float32) / 127.5 - 1.0
 
 
-network = fn.serial(fn.activation(normalised), fn.mlp((WIDTH, HIDDEN, CLASSES)))
-trainer = fn.trainer(fn.supervised(network, fn.cross_entropy), fn.adam(1e-3))
+def classifier(hidden):
+    network = fn.serial(fn.activation(normalised), fn.mlp((WIDTH, hidden, CLASSES)))
+    return fn.trainer(fn.supervised(network, fn.cross_entropy), fn.adam(1e-3))
 
 
 def write(folder, examples):
@@ -73,14 +76,14 @@ def status(*names):
     return [1024 * int(values[name].split()[0]) for name in names]
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def follow(state, chunk):
+@functools.partial(jax.jit, donate_argnames="state")
+def follow(trainer, state, chunk):
     state, metrics = jax.lax.scan(trainer.step, state, chunk)
     return state, metrics["loss"]
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def pure(state, data):
+@functools.partial(jax.jit, donate_argnames="state")
+def pure(trainer, state, data):
     result = fn.resume(trainer, data, state, steps=EVERY, batch_size=BATCH)
     return result.state, result.loss
 
@@ -88,8 +91,8 @@ def pure(state, data):
 class Fed:
     """A run that is fed chunks, and how long it has waited for them."""
 
-    def __init__(self, data, chunks):
-        self.state = trainer.init(jax.random.key(0))
+    def __init__(self, trainer, data, chunks):
+        self.trainer, self.state = trainer, trainer.init(jax.random.key(0))
         self.chunks = fn.data.chunks(
             data, self.state.key, steps=chunks * EVERY, every=EVERY, batch_size=BATCH
         )
@@ -99,7 +102,7 @@ class Fed:
         start = time.perf_counter()
         chunk = next(self.chunks)
         self.waited += time.perf_counter() - start
-        self.state, loss = follow(self.state, chunk)
+        self.state, loss = follow(self.trainer, self.state, chunk)
         self.losses.append(np.asarray(loss))
 
     def settle(self):
@@ -110,12 +113,13 @@ class Fed:
 class Pure:
     """The pure run, in calls of as many steps."""
 
-    def __init__(self, data):
-        self.state, self.data = trainer.init(jax.random.key(0)), jax.device_put(data)
+    def __init__(self, trainer, data):
+        self.trainer, self.state = trainer, trainer.init(jax.random.key(0))
+        self.data = jax.device_put(data)
         self.losses = []
 
     def advance(self):
-        self.state, loss = pure(self.state, self.data)
+        self.state, loss = pure(self.trainer, self.state, self.data)
         self.losses.append(np.asarray(loss))
 
     def settle(self):
@@ -140,14 +144,16 @@ def turn(run):
     )
 
 
-def epoch(folder, examples, warm, between):
+def epoch(trainer, folder, examples, warm, between):
     """The turns of each run in an epoch of the file's, and the memory that it took."""
     file = tuple(np.load(folder / name, mmap_mode="r") for name in ("x.npy", "y.npy"))
     few = tuple(np.array(array[:IN_MEMORY]) for array in file)
     turns = -(-examples // (BATCH * EVERY * TURN))
     with contextlib.ExitStack() as stack:
         names = ("in memory, chunks", "in memory, pure run")
-        runs = dict(zip(names, (Fed(few, (turns + 1) * TURN), Pure(few)), strict=True))
+        runs = dict(
+            zip(names, (Fed(trainer, few, (turns + 1) * TURN), Pure(trainer, few)), strict=True)
+        )
         stack.callback(runs[names[0]].chunks.close)
         for run in runs.values():
             turn(run)
@@ -158,7 +164,7 @@ def epoch(folder, examples, warm, between):
             forget(folder)
         Path("/proc/self/clear_refs").write_text("5")
         (before,) = status("VmRSS")
-        runs = {"from the file": Fed(file, turns * TURN), **runs}
+        runs = {"from the file": Fed(trainer, file, turns * TURN), **runs}
         stack.callback(runs["from the file"].chunks.close)
         times = {name: [] for name in runs}
         for number in range(turns):
@@ -182,6 +188,7 @@ def spread(values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gib", type=float, help="of the file; else half of what is free, up to 8")
+    parser.add_argument("--hidden", type=int, default=1024, help="width of the network")
     parser.add_argument("--folder", type=Path, help="where to write it; else the temporary folder")
     parser.add_argument("--warm", action="store_true", help="leave the file in the system's cache")
     parser.add_argument("--between", type=int, default=4, help="the others' turn every so many")
@@ -195,13 +202,16 @@ def main():
             raise SystemExit(f"{folder} has {free:.1f} GiB free, too few for {gib:g}")
         examples = int(gib * GIB) // WIDTH
         write(folder, examples)
-        times, memory = epoch(folder, examples, arguments.warm, arguments.between)
+        times, memory = epoch(
+            classifier(arguments.hidden), folder, examples, arguments.warm, arguments.between
+        )
     finally:
         shutil.rmtree(folder)
     print(
         f"jax {jax.__version__}, numpy {np.__version__}, {platform.machine()} CPU, "
         f"{os.cpu_count()} cores; {gib:g} GiB, {examples} examples, "
-        f"{'in' if arguments.warm else 'not in'} the cache; batch {BATCH}, chunks of {EVERY}"
+        f"{'in' if arguments.warm else 'not in'} the cache; width {arguments.hidden}, "
+        f"batch {BATCH}, chunks of {EVERY}"
     )
     print(
         f"{'':20}{'us an example':>14}{'waiting':>9}   the file's speed relative to it: clock, CPU"
