@@ -179,7 +179,15 @@ if TYPE_CHECKING:
     )
     from funcnet.checkpoint import Checkpoints, load_safetensors, save_safetensors
     from funcnet.diagnosis import Diagnosis, diagnose
-    from funcnet.host import Fitted, Progress, fit, log_csv, log_jsonl, progress_line
+    from funcnet.host import (
+        Fitted,
+        Progress,
+        evaluate_in_parts,
+        fit,
+        log_csv,
+        log_jsonl,
+        progress_line,
+    )
     from funcnet.pictures import (
         plot_curves,
         plot_heat_map,
@@ -249,7 +257,7 @@ LATE = {
         "data": "data",
         "datasets": "datasets",
         "diagnosis": "Diagnosis diagnose",
-        "host": "Fitted Progress fit log_csv log_jsonl progress_line",
+        "host": "Fitted Progress evaluate_in_parts fit log_csv log_jsonl progress_line",
         "pictures": "plot_curves plot_heat_map plot_history plot_learning_rates plot_parallel",
         "sweeps": """
             Bijector Descent LearningRates Plan Table ancestors brackets choice crossed
@@ -371,6 +379,7 @@ __all__ = [
     "ema",
     "embedding",
     "evaluate",
+    "evaluate_in_parts",
     "exponential",
     "find_learning_rate",
     "fit",

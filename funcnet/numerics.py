@@ -1,8 +1,38 @@
-"""Arithmetic that more than one family shares."""
+"""Arithmetic, and what numbers are, that more than one family shares."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def widen(x):
     """x in float32 or a wider type: sums of many numbers are taken so, as 16 bits are too few."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def native(leaf):
+    """An array of NumPy in the machine's order of bytes, which JAX demands; else the leaf."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    return leaf.astype(leaf.dtype.newbyteorder("="), copy=False)
+
+
+def kinds(tree):
+    """(its name, dtype and shape in words, its dtype) of each array in a tree."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if isinstance(dtype := getattr(leaf, "dtype", None), np.dtype):
+            name = jax.tree_util.keystr(path, simple=True, separator=".") or "an array"
+            yield f"{name} {dtype}{list(leaf.shape)}", dtype
+
+
+def check_kinds(tree):
+    """Whether all arrays are of numbers or truth values."""
+    for kind, dtype in kinds(tree):
+        if jnp.issubdtype(dtype, jnp.number) or dtype.kind == "b":
+            continue
+        hint = ""
+        if dtype.names:
+            hint = ": give its fields, a dict of arrays"
+        elif dtype.kind == "V":
+            hint = ": if these are bfloat16, as NumPy's files forget, array.view(jnp.bfloat16)"
+        raise TypeError(f"data must hold numbers, got {kind}{hint}")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
+from funcnet.numerics import check_kinds, native
 from funcnet.optimizers import Known, apply_updates, as_engine, global_norm, hand_on
 from funcnet.optimizers.descent import learning_rates
 from funcnet.pairs import Optimizer, Task, Trainer, Tree, check_count, partial
@@ -115,19 +116,21 @@ def count_examples(data) -> int:
     """How many examples the arrays hold."""
     leaves = jax.tree_util.tree_flatten_with_path(data)[0]
     shapes = {jax.tree_util.keystr(path) or "data": leaf.shape for path, leaf in leaves}
+    shown = str(dict(list(shapes.items())[:8])) + " and others" * (len(shapes) > 8)
     if not shapes or any(len(shape) < 1 for shape in shapes.values()):
-        raise ValueError(f"data must be arrays with a leading axis of examples, got {shapes}")
+        raise ValueError(f"data must be arrays with a leading axis of examples, got {shown}")
     if len({shape[0] for shape in shapes.values()}) > 1:
-        raise ValueError(f"data must have as many examples in each array, got shapes {shapes}")
+        raise ValueError(f"data must have as many examples in each array, got shapes {shown}")
     length = next(iter(shapes.values()))[0]
     if length == 0:
-        raise ValueError(f"data must hold at least one example, got shapes {shapes}")
+        raise ValueError(f"data must hold at least one example, got shapes {shown}")
     return length
 
 
 def check_data(data) -> tuple[Tree, int]:
     """The data as arrays, and how many examples they hold."""
-    data = jax.tree.map(jnp.asarray, data)
+    check_kinds(data)
+    data = jax.tree.map(lambda leaf: jnp.asarray(native(leaf)), data)
     return data, count_examples(data)
 
 
@@ -275,6 +278,12 @@ def evaluate(trainer: Trainer, state: Any, data: Tree, *, batch_size: int = 1024
         last = score(jax.tree.map(lambda a: a[whole:], data))
         scores = jax.tree.map(lambda a, b: jnp.append(a, b), scores, last)
         lengths = jnp.append(lengths, float(length - whole))
+
+    return merged(scores, lengths)
+
+
+def merged(scores, lengths):
+    """The scores of batches, each [batches], as those of all their examples."""
 
     def merge(name, values):
         if name in ("weight", "count"):

@@ -20,7 +20,7 @@ import pytest
 import funcnet as fn
 from funcnet.data import feed, sources
 from funcnet.data.files import Rows
-from funcnet.training import run_keys
+from funcnet.training import check_data, run_keys
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(23, 3)).astype(np.float32)
@@ -98,6 +98,39 @@ def own(folder):
     return Squares()
 
 
+class Tensor:
+    """As another framework's: no array of NumPy's, but it makes one."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype = values, values.shape, "tensor"
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype)
+
+    def __dlpack__(self):
+        raise NotImplementedError
+
+
+class Dataset:
+    """Like PyTorch's: one example at a time."""
+
+    def __len__(self):
+        return 23
+
+    def __getitem__(self, index):
+        assert type(index) is int
+        return Tensor(X[index]), LABELS[index].astype(">i4")
+
+
+def one_by_one(folder):
+    return Dataset()
+
+
+def tensors(folder):
+    """As another framework's, in memory that is shared; and an array in another order."""
+    return Tensor(X), np.asfortranarray(LABELS[:, None])[:, 0].astype(">i4")
+
+
 def by_step(folder):
     data_key = run_keys(KEY)[0]
 
@@ -108,7 +141,10 @@ def by_step(folder):
     return batch
 
 
-SOURCES = [in_memory, from_jax, on_disk, raw_views, in_shards, in_unequal_shards, own, by_step]
+SOURCES = [
+    in_memory, from_jax, on_disk, raw_views, in_shards, in_unequal_shards, own, one_by_one, tensors,
+    by_step,
+]  # fmt: skip
 
 
 def build():
@@ -258,16 +294,6 @@ def test_an_interrupt_while_waiting_loses_nothing():
     assert (got, interrupts) == ([0, 1, 2, 3], 1)
 
 
-class Tensor:
-    """As another framework's: no array of NumPy's, but it makes one."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __array__(self, dtype=None, copy=None):
-        return np.array(self.values, dtype)
-
-
 class Loader:
     """Batches of tensors in lists; each iteration begins again, the last batch is smaller."""
 
@@ -315,6 +341,7 @@ BAD_STREAMS = [
         {"batch_size": 6},
         r"batches must be of 6 examples, got 0 float32\[5, 3",
     ),
+    (lambda: iter([{"x": X[:5], "y": "abcde"}]), {}, r"data must hold numbers, got y <U5\[\]"),
     (lambda: np.zeros, {"start": 0}, "batches must be of 5 examples, got an array float64\\[0"),
 ]
 
@@ -327,8 +354,38 @@ def test_a_bad_stream_says_at_which_step(make, changed, message, every):
         items = fn.data.batches(make(), KEY, **given)
     else:
         items = fn.data.chunks(make(), KEY, every=every, **given)
-    with items, pytest.raises(ValueError, match=message):
+    with items, pytest.raises((ValueError, TypeError), match=message):
         list(items)
+
+
+class Column:
+    """Like one of pandas: it makes an array, perhaps of what is not in memory."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype)
+
+
+class Table:
+    """Like those of pandas, whose `take` gives a table."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def take(self, indices):
+        return Table(self.values[indices])
+
+
+class FirstOnes(Squares):
+    """Of which `take` gives what it gives of a number."""
+
+    def take(self, count):
+        return {"x": X[count[0]]}
 
 
 BAD_DATA = [
@@ -336,6 +393,21 @@ BAD_DATA = [
     ((), {}, ValueError, "arrays with a leading axis"),
     ((X, [1, 2]), {}, TypeError, "arrays of NumPy or JAX, got int; .* take"),
     ("folder", {}, TypeError, "stream expects an iterable or a function of the step, got 'folder'"),
+    ([(x, 1) for x in X], {}, TypeError, "got int; stack lists of examples, and make arrays of"),
+    (list(LABELS), {}, TypeError, "got int32; stack"),
+    ([np.zeros(())] * 9, {}, ValueError, r"axis of examples, got \{.*'\[7\]': \(\)\} and others"),
+    ({"x": Column(X)}, {}, TypeError, "got Column; .* columns by numpy.asarray"),
+    (
+        Table(X),
+        {},
+        TypeError,
+        r"source's take\(indices\), int \[k\], must return .* got Table from",
+    ),
+    (Table([]), {}, ValueError, "at least one example, got none in"),
+    (FirstOnes(), {}, ValueError, r"must return arrays \[1, ...\], got x float32\[3\]"),
+    ((X, np.array(["a"] * 23)), {}, TypeError, r"must hold numbers, got 1 <U1\[23\]"),
+    (X.astype([("x", "f4")]), {}, TypeError, r"got an array .*\]: give its fields, a dict"),
+    (X.view("V4"), {}, TypeError, r"if these are bfloat16, .*, array.view\(jnp.bfloat16\)"),
     (7, {}, TypeError, "stream expects an iterable or a function of the step, got 7"),
     (X, {"batch_size": 24}, ValueError, "batch_size must be at most the 23 examples, got 24"),
     (X, {"batch_size": None}, ValueError, "batch_size must be an integer, got None"),
@@ -350,6 +422,14 @@ BAD_DATA = [
 def test_bad_arguments_say_so_before_any_thread_starts(data, changed, kind, message):
     with pytest.raises(kind, match=message):
         fn.data.chunks(data, KEY, **{"steps": 4, "every": 2, "batch_size": 5, **changed})
+
+
+def test_data_in_memory_are_numbers_in_any_order_of_bytes():
+    (x, labels), length = check_data((X.astype(">f4"), LABELS.astype(">i4")))
+    assert (length, x.dtype, labels.dtype) == (23, jnp.float32, jnp.int32)
+    same_bits((x, labels), (X, LABELS))
+    with pytest.raises(TypeError, match=r"must hold numbers, got y <U1\[23\]"):
+        check_data({"x": X, "y": np.array(["a"] * 23)})
 
 
 TREES = {
@@ -415,13 +495,66 @@ def test_a_bad_shard_is_named(damage, message, tmp_path):
         fn.data.sharded(tmp_path)
 
 
-def test_what_shards_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"a tuple or dict of them: not so \['b'\]"):
-        fn.data.write_shards(tmp_path, {"a": X, "b": (X, X)}, rows=4)
-    with pytest.raises(ValueError, match=r"0-00000.npy must hold numbers .* got bfloat16"):
-        fn.data.write_shards(tmp_path, (X.astype(jnp.bfloat16),), rows=4)
+UNWRITABLE = {
+    "nested": ({"a": X, "b": (X, X)}, r"a tuple or dict of them: not so \['b'\]"),
+    "second dtype": ((X, X.astype(jnp.bfloat16)), r"1-00000.npy must hold numbers .* got bfloat16"),
+    "integers": ({0: X, 1: LABELS}, "expected text of one line, without slashes, got 0"),
+    "no text": ({"": X}, "without slashes, got ''"),
+    "slash": ({"train/x": X}, "without slashes, got 'train/x'"),
+    "lines": ({"a\nb": X}, r"of one line, without slashes, got 'a\\nb'"),
+    "positions": ({"0": X, "1": LABELS}, r"keys \['0', '1'\] would be read as a tuple"),
+}
+
+
+@pytest.mark.parametrize(("tree", "message"), UNWRITABLE.values(), ids=UNWRITABLE)
+def test_what_shards_cannot_hold_is_refused_before_the_first(tree, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fn.data.write_shards(tmp_path, tree, rows=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_are_of_examples(tmp_path):
+    with pytest.raises(TypeError, match="another source of examples, got a stream: <generator"):
+        fn.data.write_shards(tmp_path, (X for _ in range(3)), rows=4)
     with pytest.raises(ValueError, match="at least one file"):
         fn.data.sharded({"x": []})
+
+
+def test_shards_that_were_not_written_to_their_end_are_refused(tmp_path, monkeypatch):
+    """The disk is full at each of the four files in turn; else there would be shorter data."""
+    save = np.save
+    for last in range(4):
+        folder, files = tmp_path / str(last), iter([save] * last)
+
+        def full(file, array, files=files):
+            try:
+                next(files)(file, array)
+            except StopIteration:
+                raise OSError(28, "No space left on device") from None
+
+        monkeypatch.setattr(np, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            fn.data.write_shards(folder, (X, LABELS), rows=12)
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="was not written to its end: delete it, and write"):
+            fn.data.sharded(folder)
+        with pytest.raises(FileExistsError, match="has shards already"):
+            fn.data.write_shards(folder, (X, LABELS), rows=12)
+    fn.data.write_shards(tmp_path / "whole", (X, LABELS), rows=12)
+    assert len(list((tmp_path / "whole").iterdir())) == 4
+
+
+def test_no_file_is_written_over(tmp_path):
+    """One that comes between, as that of "x" does where it is also that of "X"."""
+
+    class Between(Squares):
+        def take(self, indices):
+            if len(indices) > 1:
+                (tmp_path / "1-00000.npy").touch()
+            return super().take(indices)
+
+    with pytest.raises(FileExistsError, match=r"1-00000\.npy"):
+        fn.data.write_shards(tmp_path, Between(), rows=40)
 
 
 def test_one_file_is_open_at_a_time(tmp_path, monkeypatch):
@@ -489,6 +622,21 @@ def test_views_of_mapped_arrays(view, read, tmp_path):
     rows = RNG.integers(0, len(array), 9)
     assert isinstance(source.data, Rows) == read
     np.testing.assert_array_equal(source.take(rows), view(data[500:523])[rows])
+
+
+def test_a_mapped_bfloat16_is_read_from_its_file(tmp_path):
+    """From a raw file, and from one of NumPy's, which forgets what it is."""
+    half = X.astype(jnp.bfloat16)
+    half.tofile(tmp_path / "x.raw")
+    np.save(tmp_path / "x.npy", half)
+    rows = RNG.permutation(23)
+    for array in (
+        np.memmap(tmp_path / "x.raw", jnp.bfloat16, "r", shape=(23, 3)),
+        np.load(tmp_path / "x.npy", mmap_mode="r").view(jnp.bfloat16),
+    ):
+        source = sources.as_source(array)
+        assert isinstance(source.data, Rows)
+        np.testing.assert_array_equal(source.take(rows), half[rows])
 
 
 def test_what_was_written_to_a_private_mapping_stays(tmp_path):

@@ -60,6 +60,100 @@ def test_a_frozen_run_is_diagnosed_from_where_it_stands(example):
     assert str(again) == str(found)
 
 
+class Source:
+    """Of which no more than 2 steps are taken at once."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return 20
+
+    def take(self, indices):
+        assert len(indices) <= 8
+        return jax.tree.map(lambda a: a[indices], self.data)
+
+
+def test_data_on_the_host_are_read_by_chunks(example, monkeypatch):
+    x, found = example
+    monkeypatch.setattr("funcnet.diagnosis.EVERY", 2)
+    source, start = Source((x, LABELS)), PLAIN.init(KEY)
+    assert str(fn.diagnose(PLAIN, source, KEY, steps=6, batch_size=4)) == str(found)
+    assert fn.diagnose(PLAIN, source, start, steps=found.step, batch_size=4) is None
+    np.testing.assert_array_equal(start.params[0]["bias"], 0.0)  # is the caller's still
+
+
+def test_a_stream_by_step_is_diagnosed_and_an_iterable_is_not(example):
+    x, found = example
+    rows = [indices_at(PLAIN.init(KEY), step) for step in range(6)]
+
+    def batch(step):
+        return x[rows[step]], LABELS[rows[step]]
+
+    again = fn.diagnose(PLAIN, batch, KEY, steps=6, batch_size=4)
+    place = list(found.indices).index(7)
+    assert (again.step, again.first) == (found.step, f"example {place} of the batch")
+    assert (list(again.indices), list(again.examples)) == ([0, 1, 2, 3], [place])
+    assert again.layers == found.layers
+    end = fn.run(fn.guard(PLAIN, patience=1), (x, LABELS), KEY, steps=6, batch_size=4).state
+    frozen = fn.diagnose(fn.guard(PLAIN, patience=1), batch, end, steps=0, batch_size=4)
+    assert str(frozen) == str(again)
+    with pytest.raises(TypeError, match="a function from the step to its batch, got an iterable"):
+        fn.diagnose(PLAIN, map(batch, range(6)), KEY, steps=6, batch_size=4)
+
+
+def test_it_starts_from_a_state(example):
+    x, _ = example
+    how = {"steps": 1, "batch_size": 4}
+    for end in (
+        fn.run(PLAIN, (X, LABELS), KEY, **how),
+        fn.fit(PLAIN, (X, LABELS), KEY, report=None, **how),
+    ):
+        with pytest.raises(TypeError, match=f"got {type(end).__name__}: its .state is one"):
+            fn.diagnose(PLAIN, (x, LABELS), end, **how)
+
+
+def half_loss(params, state, batch, *, key=None, train=False):
+    """An offset, and a slope that passes through float16 on its way to the parameter."""
+    offset, slope = batch
+    return (offset + slope * params.astype(jnp.float16).astype(jnp.float32)).mean(), (state, {})
+
+
+HALF = fn.trainer(fn.Task(lambda key: (jnp.zeros(()), ()), half_loss), fn.sgd(0.1))
+
+
+@np.errstate(over="ignore")
+def test_an_overflow_of_the_scale_is_no_failure_but_is_named_beside_one():
+    """A slope of 8 overflows once it is scaled by 2^16; one of 1e6 by itself."""
+    trainer, fine = fn.loss_scaled(HALF, scale=2.0**16), np.zeros(4, np.float32)
+    slopes = np.full(4, 8.0, np.float32)
+    how = {"steps": 8, "batch_size": None}
+    end = fn.run(trainer, (fine, slopes), KEY, **how).state
+    assert end.opt_state.skipped > 0
+    assert fn.diagnose(trainer, (fine, slopes), KEY, **how) is None
+
+    found = fn.diagnose(trainer, (fine + np.inf, slopes), KEY, **how)
+    assert (found.step, found.loss_scale, found.gradient_norm) == (0, 2.0**16, 8.0)
+    assert (found.gradients, found.overflows) == ((), ("all",))
+    assert "gradient norm 8, loss scale 65536\n" in str(found)
+    assert "not finite among the gradients times the loss scale: all" in str(found)
+
+    found = fn.diagnose(trainer, (fine, slopes + 1e6), KEY, steps=20, batch_size=None)
+    assert (found.step, found.first, found.loss_scale) == (16, "the gradient of all", 1.0)
+    assert (found.gradient_norm, found.gradients, found.overflows) == (np.inf, ("all",), ())
+
+
+def test_layers_show_what_they_compute_in():
+    """A number beyond float16's is infinite in it."""
+    network = fn.compute_dtype(fn.serial(fn.dense(3, 3), fn.tanh), jnp.float16)
+    trainer = fn.loss_scaled(fn.trainer(fn.supervised(network, fn.cross_entropy), fn.sgd(0.1)))
+    found = fn.diagnose(trainer, (X + 1e5, LABELS), KEY, steps=1, batch_size=None)
+    assert found.first == "the output of layer.layers.0 dense"
+    assert found.layers[0].dtype == "float16"
+    assert " in float16, 60 not finite" in str(found)
+    assert np.isnan(found.gradient_norm)
+
+
 def test_a_layer_inside_others():
     """log of a negative number, in the second layer of a branch; the steps before are sound."""
     branch = fn.serial(fn.named("deep", LOGARITHM), fn.dense(3, 3))

@@ -535,16 +535,31 @@ def test_sigterm_anywhere_ends_a_process_with_a_checkpoint(place, tmp_path):
 
 
 class Loader:
-    """Like PyTorch's: its length is that of its batches."""
+    """Like PyTorch's: its length is that of its batches, and the last may be shorter."""
+
+    def __init__(self, data=DATA, size=8):
+        self.data, self.size = data, size
 
     def __len__(self):
         return 5
 
     def __iter__(self):
-        return iter([])
+        for first in range(0, len(self.data[0]), self.size):
+            yield [array[first : first + self.size] for array in self.data]
+
+
+class Dataset:
+    """Like PyTorch's: one example at a time."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return X[index], LABELS[index]
 
 
 def test_epochs_are_of_examples():
+    assert chunks.count_steps(Dataset(), 8, None, 2) == 5
     with pytest.raises(ValueError, match="epochs are of data that have a length: give steps"):
         fit(data=Loader(), steps=None, epochs=2)
     for epochs in (-1, float("nan")):
@@ -586,6 +601,11 @@ def test_the_best_is_the_runs_also_when_it_goes_on(tmp_path):
     assert fit(steps=12, **arguments).best_step == 2
 
 
-def test_validation_is_arrays():
-    with pytest.raises(TypeError, match="validation must be arrays"):
-        fit(validation=Loader())
+def test_validation_comes_to_an_end_each_time():
+    for data, message in (
+        (iter(Loader()), "validation is gone through more than once: .* got an iterator, <gen"),
+        (lambda step: DATA, "an evaluation ends: .* got a function of the step, <function"),
+        ("folder", "stream expects an iterable"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            fit(validation=data)

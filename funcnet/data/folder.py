@@ -10,8 +10,12 @@ import jax
 import numpy as np
 
 from funcnet.data.files import Rows, check_numbers, piece_in
-from funcnet.data.sources import Arrays, as_source
+from funcnet.data.sources import Arrays, as_examples, as_source
 from funcnet.pairs import Tree, check_count
+
+FILE = r"(?:(.+)-)?(\d+)\.npy"
+UNFINISHED = "unfinished"
+"""A file that is in the folder for as long as shards are written."""
 
 
 def file_name(name, number):
@@ -21,9 +25,11 @@ def file_name(name, number):
 def files_in(folder: Path) -> Any:
     """The lists of a folder's files, a dict, a tuple or a single one, as `write_shards` names
     them."""
+    if (folder / UNFINISHED).exists():
+        raise ValueError(f"{folder} was not written to its end: delete it, and write it again")
     found: dict[str, dict[int, Path]] = {}
     for path in folder.iterdir():
-        if match := re.fullmatch(r"(?:(.+)-)?(\d+)\.npy", path.name):
+        if match := re.fullmatch(FILE, path.name):
             found.setdefault(match[1] or "", {})[int(match[2])] = path
     if not found:
         raise FileNotFoundError(f"no shards in {folder}: looked for NAME-00000.npy and so on")
@@ -83,7 +89,24 @@ def named(part):
     parts = part if isinstance(part, dict) else {str(n): leaf for n, leaf in enumerate(part)}
     if wrong := [name for name, leaf in parts.items() if not isinstance(leaf, np.ndarray)]:
         raise ValueError(f"shards are of one array, or of a tuple or dict of them: not so {wrong}")
+    if isinstance(part, dict):
+        check_names(part)
+    for name, array in parts.items():
+        check_numbers(file_name(name, 0), array.dtype)
     return parts
+
+
+def check_names(names):
+    """Whether `files_in` would find a dict's names again."""
+    for name in names:
+        match = isinstance(name, str) and re.fullmatch(FILE, file_name(name, 0))
+        if not (match and match[1] == name) or set(name) & set("/\\\0"):
+            raise ValueError(
+                f"a dict's keys name its files: expected text of one line, without slashes, "
+                f"got {name!r}"
+            )
+    if set(names) == {str(position) for position in range(len(names))}:
+        raise ValueError(f"a dict of keys {sorted(names)} would be read as a tuple: write a tuple")
 
 
 def write_shards(folder: str | os.PathLike[str], data: Any, *, rows: int) -> None:
@@ -91,14 +114,20 @@ def write_shards(folder: str | os.PathLike[str], data: Any, *, rows: int) -> Non
     shorter: `x-00000.npy` and so on for a dict's "x", `0-00000.npy` for the first array of a tuple,
     `00000.npy` for a bare array.
 
-    Raises `FileExistsError` where the folder has such files already.
+    Raises `FileExistsError` where the folder has such files already, and `ValueError` for what they
+    cannot hold, before the first is written. A folder that was not written to its end holds a file
+    `unfinished` too, and `sharded` refuses it.
     """
-    rows, folder, source = check_count("rows", rows, 1), Path(folder), as_source(data)
+    rows, folder, source = check_count("rows", rows, 1), Path(folder), as_examples(data)
+    named(source.take(np.arange(1)))
     folder.mkdir(parents=True, exist_ok=True)
-    if present := sorted(folder.glob("*.npy")):
+    if present := sorted([*folder.glob("*.npy"), *folder.glob(UNFINISHED)]):
         raise FileExistsError(f"{folder} has shards already, such as {present[0].name}")
+    (folder / UNFINISHED).touch(exist_ok=False)
     for number, first in enumerate(range(0, len(source), rows)):
         part = source.take(np.arange(first, min(first + rows, len(source))))
         for name, array in named(part).items():
-            check_numbers(file_name(name, number), array.dtype)
-            np.save(folder / file_name(name, number), array)
+            # Where "x" and "X" are one file, the second is refused.
+            with open(folder / file_name(name, number), "xb") as file:
+                np.save(file, array)
+    (folder / UNFINISHED).unlink()

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from funcnet.data.files import Rows, piece_of
-from funcnet.pairs import Tree, leaf_names
+from funcnet.numerics import check_kinds, kinds, native
+from funcnet.pairs import Tree
 from funcnet.training import count_examples
 
 
@@ -21,7 +22,8 @@ class Arrays:
     of them stays in the process's memory; but for mapped arrays whose rows are not whole in the
     file, or that may have changes of their own (mode "c"). Anything else with `len(source)` and
     `source.take(indices)`, the examples at indices [k] as a pytree of new NumPy arrays [k, ...], is
-    a source too.
+    a source too, and so is what has `len(dataset)` and `dataset[index]`, one example, as PyTorch's
+    `Dataset`: its examples are looked up one by one, and stacked.
     """
 
     data: Tree
@@ -37,7 +39,22 @@ class Arrays:
     def take(self, indices: Any) -> Tree:
         """The examples at `indices`, int [k], which must be in range: arrays [k, ...]."""
         rows = jax.tree.map(lambda leaf: np.asarray(leaf[np.asarray(indices)]), self.data)
-        return jax.tree.map(lambda a: a.astype(a.dtype.newbyteorder("="), copy=False), rows)
+        return jax.tree.map(native, rows)
+
+
+@dataclass(frozen=True)
+class Items:
+    """Examples that are looked up one by one, as in PyTorch's `Dataset`, and stacked."""
+
+    items: Any
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, indices: Any) -> Tree:
+        """The examples at `indices`, int [k]: arrays [k, ...]."""
+        examples = [self.items[int(index)] for index in indices]
+        return jax.tree.map(lambda *leaves: native(np.stack(leaves)), *examples)
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class Stream:
             if batch is end:
                 raise ValueError(f"the stream ended before step {step}, after {count} batches")
             # A copy, for whoever yields a batch may fill the same arrays again.
-            batch = jax.tree.map(np.array, batch)
+            batch = in_numpy(batch)
             kind = described(batch)
             first = first or kind
             if kind != first:
@@ -72,12 +89,16 @@ class Stream:
             yield batch
 
 
+def in_numpy(batch):
+    """A stream's batch as arrays of NumPy that nothing else holds."""
+    batch = jax.tree.map(lambda leaf: native(np.array(leaf)), batch)
+    check_kinds(batch)
+    return batch
+
+
 def described(batch):
     """What batches that are stacked have in common."""
-    leaves = zip(leaf_names(batch), jax.tree.leaves(batch), strict=True)
-    return ", ".join(
-        f"{name or 'an array'} {leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves
-    )
+    return ", ".join(kind for kind, _ in kinds(batch))
 
 
 def stream(batches: Iterable[Tree] | Callable[[int], Tree]) -> Stream:
@@ -97,25 +118,67 @@ def stream(batches: Iterable[Tree] | Callable[[int], Tree]) -> Stream:
 
 
 def as_source(data: Any) -> Any:
-    """`data` if it is a source, or the source of its arrays or of the batches that it yields."""
+    """`data` if it is a source, or the source of its arrays, of the examples that it holds by
+    number, or of the batches that it yields."""
     array = hasattr(data, "dtype")
-    if isinstance(data, Stream) or (hasattr(data, "take") and not array):
+    if isinstance(data, Stream):
         return data
+    if hasattr(data, "take") and not array:
+        return tried(data)
     if not array and (isinstance(data, Iterator) or jax.tree_util.all_leaves([data])):
+        lookup = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+        if lookup and not isinstance(data, Iterable):
+            return tried(Items(data))
         return stream(data)
     data = jax.tree.map(as_rows, data)
     count_examples(data)
+    check_kinds(data)
     return Arrays(data)
+
+
+def as_examples(data: Any) -> Any:
+    """The source of `data` that gives examples by their indices."""
+    source = as_source(data)
+    if isinstance(source, Stream):
+        raise TypeError(f"expected arrays or another source of examples, got a stream: {data!r}")
+    return source
+
+
+def tried(source):
+    """A source, once it has given its first example."""
+    if isinstance(source, Arrays):
+        return source
+    if len(source) == 0:
+        raise ValueError(f"data must hold at least one example, got none in {source!r}")
+    leaves = jax.tree.leaves(first := source.take(np.arange(1)))
+    if wrong := [x for x in leaves or [first] if not isinstance(x, np.ndarray | jax.Array)]:
+        raise TypeError(
+            "a source's take(indices), int [k], must return a pytree of NumPy arrays [k, ...], "
+            f"got {type(wrong[0]).__name__} from {type(source).__name__}"
+        )
+    if any(leaf.shape[:1] != (1,) for leaf in leaves):
+        raise ValueError(f"take of 1 index must return arrays [1, ...], got {described(first)}")
+    check_kinds(first)
+    return source
 
 
 def as_rows(leaf):
     """An array that gives rows in memory by their indices."""
-    if isinstance(leaf, jax.Array):
+    if isinstance(leaf, np.ndarray):
+        return in_file(leaf)
+    if isinstance(leaf, Rows):
+        return leaf
+    # What has its numbers in memory, such as PyTorch's tensors; those of a file might not fit.
+    if hasattr(leaf, "__dlpack__"):
         return np.asarray(leaf)
-    if not isinstance(leaf, np.ndarray | Rows):
-        raise TypeError(
-            f"data must be arrays of NumPy or JAX, got {type(leaf).__name__}; anything else is "
-            "read by an object with __len__ and take(indices), or as a stream"
-        )
-    piece = piece_of(leaf) if isinstance(leaf, np.memmap) and leaf.ndim else None
-    return leaf if piece is None else Rows([piece])
+    raise TypeError(
+        f"data must be arrays of NumPy or JAX, got {type(leaf).__name__}; stack lists of "
+        "examples, and make arrays of columns by numpy.asarray; anything else is read by an object "
+        "with __len__ and take(indices), or as a stream of batches"
+    )
+
+
+def in_file(array):
+    """The rows of a mapped array, where they can be read from its file; or the array."""
+    piece = piece_of(array) if isinstance(array, np.memmap) and array.ndim else None
+    return array if piece is None else Rows([piece])

@@ -73,7 +73,8 @@ def count_examples(data) -> int:
         return check_data(data)[1]
     lengths = {part.shape[0] for part in parts(data) if hasattr(part, "shape")}
     # A loader has a length too, but that of its batches.
-    if not lengths and not (hasattr(data, "__len__") and hasattr(data, "take")):
+    lookup = hasattr(data, "__getitem__") and not hasattr(data, "__iter__")
+    if not lengths and not (hasattr(data, "__len__") and (hasattr(data, "take") or lookup)):
         raise ValueError(f"epochs are of data that have a length: give steps for {data!r}")
     return lengths.pop() if lengths else len(data)
 

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 
 from funcnet.checkpoint import Checkpoints
-from funcnet.host.chunks import chunks, count_steps, score_of
+from funcnet.host.chunks import chunks, count_steps
 from funcnet.host.chunks import notes as notes_of
 from funcnet.host.course import Chunk, Course, Limits
+from funcnet.host.evaluation import held_out, score_of
 from funcnet.host.progress import progress_line
 from funcnet.host.saver import Saver
 from funcnet.host.signals import listening, told_to_stop
 from funcnet.pairs import Trainer, Tree, check_count
 from funcnet.sweeps.members import LEAST_LOSS
-from funcnet.training import check_data
 
 LINE = progress_line()
 
@@ -93,9 +93,10 @@ def fit(
     data: arrays in memory, as for `run`, or a source of `funcnet.data`.
     report: is handed a `Progress` at the end of each chunk, and sentences. By default they are
     printed by `progress_line()`; `print` is another, and None is silent.
-    validation: data to `evaluate` on after `validate_every` steps and the last. The state whose
-    `score`, a function of the metrics such as `least("loss")` or `greatest("accuracy")`, is least
-    is kept as `best`, and after `patience` evaluations that were no better the run ends.
+    validation: data to `evaluate` on after `validate_every` steps and the last, or what
+    `evaluate_in_parts` takes, but an iterator. The state whose `score`, a function of the metrics
+    such as `least("loss")` or `greatest("accuracy")`, is least is kept as `best`, and after
+    `patience` evaluations that were no better the run ends.
     checkpoints: a `Checkpoints`, or a folder, of which the last three and the best are kept. The
     run continues from the newest whole one, with the key that it had, and with its patience, where
     the best one is kept. It is saved after `save_every` steps, when its score is the best, and at
@@ -122,9 +123,7 @@ def fit(
         if validation is None:
             raise ValueError("patience needs validation data")
     if validation is not None:
-        if not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(validation)):
-            raise TypeError(f"validation must be arrays, which fit on the device, got {validation}")
-        validation, _ = check_data(validation)  # on the device, once
+        validation = held_out(validation)  # where it fits, on the device, once
     with contextlib.ExitStack() as stack:
         heard = stack.enter_context(listening())
         saver = stack.enter_context(Saver(checkpoints))
