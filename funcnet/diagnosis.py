@@ -8,7 +8,7 @@ import numpy as np
 
 from funcnet.guard import Guarded, guard
 from funcnet.overview import is_layer, name_of
-from funcnet.pairs import Trainer, Tree, leaf_names, unbind
+from funcnet.pairs import Trainer, Tree, check_trainer, leaf_names, unbind
 from funcnet.shuffle import batch_indices
 from funcnet.training import bound_loss, check_data, resume, run_keys, take
 
@@ -160,6 +160,7 @@ def diagnose(
     parameters after the update. A layer is what has (params, state, x) for its first arguments; of
     a `repeat` the whole is one. The failing batch is a function of the run's key and the step.
     """
+    check_trainer(trainer)
     state = trainer.init(start) if isinstance(start, jax.Array) else start
     if (loss := bound_loss(trainer.step)) is None:
         raise ValueError("diagnose needs a trainer made by trainer(task, optimizer)")
