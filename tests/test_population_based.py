@@ -176,6 +176,8 @@ def test_bad_arguments_say_so_and_one_member_trains_on():
     assert states.key.shape == states.failed_at.shape == (MEMBERS,)
     with pytest.raises(ValueError, match=r"fraction must lie in \[0, 0.5\], got 0.6"):
         run(members.sweep(), TRAIN, VALIDATION, KEY, fraction=0.6)
+    with pytest.raises(TypeError, match="expected a key, such as jax"):
+        run(members.sweep(), TRAIN, VALIDATION, 3)
     with pytest.raises(ValueError, match="generations must be at least 1, got 0"):
         run(members.sweep(), TRAIN, VALIDATION, KEY, generations=0)
 

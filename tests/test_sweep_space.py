@@ -204,6 +204,7 @@ WRONG = {
     "weights": (lambda: fn.choice("ab", [1, -1]), ValueError, "a weight >= 0 for each of 2"),
     "no weight": (lambda: fn.choice("ab", [0, 0]), ValueError, "a weight >= 0 for each of 2"),
     "list": (lambda: fn.sample(KEY, 2, a=[1, 2]), TypeError, "a must be a distribution, such as"),
+    "seed": (lambda: fn.sample(0, 2, a=fn.uniform(0, 1)), TypeError, "expected a key, such as"),
     "none": (lambda: fn.sample(KEY, 0, a=1), ValueError, "n must be at least 1, got 0"),
     "drawn": (lambda: fn.grid(a=fn.uniform(0, 1)), TypeError, "sample draws from a distribution"),
     "empty": (lambda: fn.grid(a=[]), ValueError, "a needs at least one value, got none"),

@@ -285,6 +285,7 @@ SLIPS = {
     "early_stopping": lambda it: fn.early_stopping(
         it, (X, Y), (X, Y), KEY, **SIZES, every=1, patience=1
     ),
+    "hypergradient": lambda it: fn.hypergradient(it, (X, Y), (X, Y), KEY, **SIZES),
     "fit": lambda it: fn.fit(it, (X, Y), KEY, **SIZES, report=None),
     "diagnose": lambda it: fn.diagnose(it, (X, Y), KEY, **SIZES),
 }

@@ -11,7 +11,15 @@ from jax import lax
 
 from funcnet import training
 from funcnet.optimizers import skip_non_finite
-from funcnet.pairs import Optimizer, Task, Trainer, Tree, check_count, hyperparameters
+from funcnet.pairs import (
+    Optimizer,
+    Task,
+    Trainer,
+    Tree,
+    check_count,
+    check_trainer,
+    hyperparameters,
+)
 from funcnet.sweeps.names import named
 
 
@@ -90,6 +98,8 @@ def hypergradient(
     drawn is held fixed, so a dropout rate has the derivative through its scale, not its masks.
     `vmap` it over keys, and over trainers.
     """
+
+    check_trainer(trainer)
 
     def of_trainer(trainer):
         sizes = {"steps": steps, "batch_size": batch_size}
@@ -172,6 +182,7 @@ def hypergradient_descent(
     Raises `ValueError` where `learnt` names nothing, and for a number outside of its line where it
     is known, which it is not inside of `jit`, as an argument of it.
     """
+    check_trainer(trainer)
     lines = bijectors(trainer, learnt)
     outer_steps = check_count("outer_steps", outer_steps, 0)
     seeds = check_count("seeds", seeds, 1)

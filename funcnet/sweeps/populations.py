@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.pairs import Trainer, Tree, check_count, hyperparameters, number
+from funcnet.pairs import Trainer, Tree, check_count, check_key, hyperparameters, number
 from funcnet.sweeps.members import LEAST_LOSS, count_members, gathered, ranking
 from funcnet.sweeps.names import named
 from funcnet.training import evaluate, replaced, resume
@@ -116,6 +116,7 @@ def population_based(
     One scan over the generations: a pure function of (trainers, data, key).
     """
     members = count_members(trainers)
+    check_key(key)
     generations, steps = check_count("generations", generations, 1), check_count("steps", steps, 1)
     share = round(number("fraction", fraction, 0.0, 0.5) * members, 6)  # 0.07 * 100 is above 7
     count = min(math.ceil(share), members // 2)

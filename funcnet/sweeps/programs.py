@@ -5,7 +5,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from types import FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +140,8 @@ def compile_program(run, group, shared, devices, at_once, rounds) -> Program:
 
     members = jax.tree.map(place, group.axes, group.members, is_leaf=lambda axis: axis is None)
     given = jax.device_put(shared, everywhere)
-    axes = tuple(jax.tree.structure(members).flatten_up_to(group.axes))
+    structure: Any = jax.tree.structure(members)
+    axes = tuple(structure.flatten_up_to(group.axes))
     choices = {"axes": axes, "at_once": at_once, "rounds": rounds, "mesh": mesh}
     compiled = lowered(run, members, given, **choices).compile()
     sizes = compiled.memory_analysis()

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcnet.pairs import check_count
+from funcnet.pairs import check_count, check_key
 from funcnet.sweeps.distributions import Distribution
 from funcnet.sweeps.points import Points, column, crossed
 from funcnet.sweeps.sobol_sequence import sobol_sequence
@@ -40,6 +40,7 @@ def grid(**axes: Any) -> Points:
 
 def bits_of(key, name, shape):
     """Random uint32 that depend on the key and the axis's name alone."""
+    check_key(key)
     return np.asarray(jax.random.bits(jax.random.fold_in(key, zlib.crc32(name.encode())), shape))
 
 
