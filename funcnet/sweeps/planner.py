@@ -128,7 +128,8 @@ def plan(
 
     A sweep of the same `run`, structure, shapes and number of members is compiled once in a
     process, whatever the points and the data, if `run` is a function of a module or a
-    `functools.partial` of one; a closure is compiled for each plan, and let go with it.
+    `functools.partial` of one; what it reads beside its arguments is, as under `jit`, what it was
+    then. A closure or a lambda is compiled for each plan, and let go with it.
 
     Raises `ValueError` if one at a time does not fit, or the results of all do not.
     """
