@@ -13,7 +13,7 @@ from funcnet.guard import Guarded, guard
 from funcnet.host.chunks import chunks, copy
 from funcnet.optimizers import global_norm
 from funcnet.overview import is_layer, name_of
-from funcnet.pairs import Trainer, Tree, check_count, leaf_names, unbind
+from funcnet.pairs import Trainer, Tree, check_count, check_trainer, leaf_names, unbind
 from funcnet.shuffle import batch_indices
 from funcnet.training import bound_loss, count_examples, run_keys
 
@@ -223,6 +223,7 @@ def diagnose(
     `loss_scaled` leaves out, as its scale can still give way, is no failure, and where a step of
     such a run fails, `overflows` names the gradients that are not finite only when scaled.
     """
+    check_trainer(trainer)
     state = begun(trainer, start)
     if (loss := bound_loss(trainer.step)) is None:
         raise ValueError("diagnose needs a trainer made by trainer(task, optimizer)")

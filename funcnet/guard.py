@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcnet.optimizers.wrappers import all_finite, chosen, spoilt
-from funcnet.pairs import Trainer, check_count, fix, partial
+from funcnet.pairs import Trainer, check_count, check_trainer, fix, partial
 from funcnet.training import replaced
 
 
@@ -83,6 +83,7 @@ def guard(trainer: Trainer, *, patience: int = 3) -> Trainer:
     through a step that was left out may be NaN. Around an optimizer, `skip_non_finite` does the
     like without freezing and without regard to the network's state.
     """
+    check_trainer(trainer)
     step = fix(guard_step, patience=check_count("patience", patience, 1))
     return Trainer(
         Partial(guard_init, init=partial(trainer.init)), Partial(step, step=partial(trainer.step))

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import scaled
 from funcnet.optimizers.wrappers import all_finite, chosen
-from funcnet.pairs import Trainer, check_count, fix, partial, unbind
+from funcnet.pairs import Trainer, check_count, check_trainer, fix, partial, unbind
 from funcnet.training import replaced
 
 LEAST, GREATEST = 1.0, 2.0**24
@@ -79,8 +79,7 @@ def loss_scaled(trainer: Trainer, *, scale: float = 2.0**15, every: int = 2000) 
     goes around a trainer made by `trainer`, whose engine must take any loss (`chain_rule`'s, which
     looks for the loss's rule, does not); `guard` goes around it.
     """
-    if not isinstance(trainer, Trainer):
-        raise TypeError(f"loss_scaled expects a Trainer, got {trainer!r}")
+    check_trainer(trainer)
     if math.frexp(scale)[0] != 0.5 or not LEAST <= scale <= GREATEST:
         raise ValueError(f"scale must be a power of two in [1, 2^24], got {scale}")
     function, keywords = unbind(trainer.step)

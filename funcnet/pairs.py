@@ -194,3 +194,16 @@ def check_count(name, value, low) -> int:
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
     return int(value)
+
+
+def check_trainer(trainer) -> None:
+    """`TypeError` for what is not a trainer, such as the optimizer that is to be in it."""
+    if not (hasattr(trainer, "init") and hasattr(trainer, "step")):
+        raise TypeError(f"expected a trainer made by trainer(task, optimizer), got {trainer!r}")
+
+
+def check_key(key) -> None:
+    """`TypeError` for what is not a key, such as its seed."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (dtype == np.uint32 or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"expected a key, such as jax.random.key(0), got {key!r}")

@@ -27,10 +27,12 @@ class Shares(NamedTuple):
 def unpack(batch):
     """(x, target, weight or None) of a supervised batch."""
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-        raise ValueError(
-            f"a supervised batch is (x, y) or (x, y, weight), got {type(batch).__name__}"
-            + (f" of length {len(batch)}" if hasattr(batch, "__len__") else "")
-        )
+        got = type(batch).__name__
+        if hasattr(batch, "shape"):
+            got = f"one array of shape {batch.shape}"
+        elif hasattr(batch, "__len__"):
+            got += f" of length {len(batch)}"
+        raise ValueError(f"a supervised batch is (x, y) or (x, y, weight), got {got}")
     x, target, *weight = jax.tree.map(jnp.asarray, tuple(batch))
     return x, target, weight[0] if weight else None
 

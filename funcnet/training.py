@@ -12,7 +12,16 @@ from jax.tree_util import Partial
 from funcnet.numerics import check_kinds, native
 from funcnet.optimizers import Known, apply_updates, as_engine, global_norm, hand_on
 from funcnet.optimizers.descent import learning_rates
-from funcnet.pairs import Optimizer, Task, Trainer, Tree, check_count, partial
+from funcnet.pairs import (
+    Optimizer,
+    Task,
+    Trainer,
+    Tree,
+    check_count,
+    check_key,
+    check_trainer,
+    partial,
+)
 from funcnet.shuffle import batch_indices
 
 
@@ -41,6 +50,7 @@ def run_keys(key):
 
 
 def trainer_init(key, *, task_init, optimizer_init):
+    check_key(key)
     init_key, run_key = jax.random.split(key)
     params, state = jax.tree.map(jnp.asarray, task_init(init_key))
     return RunState(params, state, optimizer_init(params), jnp.zeros((), jnp.int32), run_key)
@@ -177,6 +187,7 @@ def rematerialised_scan(step, state, length):
 
 def scanned(scan, trainer, data, state, steps, batch_size) -> Result:
     """The run's next steps, each of its own batch, by `lax.scan` or its like."""
+    check_trainer(trainer)
     check_state(state)
     data, length = check_data(data)
     steps = check_count("steps", steps, 0)
@@ -211,6 +222,7 @@ def run(trainer: Trainer, data: Tree, key, *, steps: int, batch_size: int | None
     are static: `jax.jit(run, static_argnames=("steps", "batch_size"))`. Without `jit` each call
     compiles anew.
     """
+    check_trainer(trainer)
     return resume(trainer, data, trainer.init(key), steps=steps, batch_size=batch_size)
 
 
@@ -258,6 +270,7 @@ def evaluate(trainer: Trainer, state: Any, data: Tree, *, batch_size: int = 1024
     and the metrics by their `"count"`, or by their lengths where a task of your own reports
     neither; those two are summed.
     """
+    check_trainer(trainer)
     loss = bound_loss(trainer.step)
     if loss is None:
         raise ValueError("evaluate needs a trainer made by trainer(task, optimizer)")

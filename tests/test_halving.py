@@ -196,8 +196,15 @@ def test_bad_rungs_say_so(plan, message):
 def test_bad_arguments_say_so():
     with pytest.raises(ValueError, match="leading axis of members in each number"):
         fn.successive_halving(build(0.1), TRAIN, VALIDATION, KEYS, rungs=HALVING, batch_size=SIZE)
+    with pytest.raises(TypeError, match=r"trainers stacked as one, .* got \[Trainer"):
+        fn.successive_halving([build(0.1)], TRAIN, VALIDATION, KEYS, rungs=HALVING, batch_size=SIZE)
+    with pytest.raises(TypeError, match="expected a key, such as"):
+        fn.hyperband(some, TRAIN, VALIDATION, 0, steps=3, batch_size=SIZE)
     with pytest.raises(ValueError, match="make at most 2 rungs by 3, got 3"):
         fn.geometric_rungs(8, steps=9, count=3)
+    with pytest.raises(ValueError, match="5 rungs by 3 need at least 81 steps, got 80"):
+        fn.geometric_rungs(81, steps=80)
+    assert fn.geometric_rungs(81, steps=9, count=3).steps == (1, 3, 9)
     with pytest.raises(ValueError, match="at most the 5 steps, got 6"):
         fn.brackets(steps=5, least_steps=6)
 

@@ -10,7 +10,6 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 import funcnet as fn
-from funcnet.sweeps.hypergradient import bijectors
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 3))
@@ -132,13 +131,13 @@ def distance(trainer, state, validation):
     return (state.params - validation) ** 2
 
 
-LEARNT = {"step.update": fn.log_space, "step.loss.share": fn.logit_space}
+LEARNT = {"learning_rate.value": fn.log_space, "share": fn.logit_space}
 MEAN, TARGET, STEPS = 2.0, 1.5, 7
 
 
 def descent(trainer, optimizer, key, *, learnt=LEARNT, **choices):
     points = jnp.array([MEAN - 1.0, MEAN + 1.0])
-    sizes = {"outer_steps": 5, "steps": STEPS, "batch_size": None, "score": distance}
+    sizes = {"outer_steps": 5, "steps": STEPS, "batch_size": None, "outer_loss": distance}
     return fn.hypergradient_descent(
         trainer, optimizer, points, TARGET, key, learnt=learnt, **{**sizes, **choices}
     )
@@ -191,7 +190,7 @@ def test_seeds_are_averaged_and_new_at_every_outer_step():
     """From theta ~ N(0, 1) the mean of (theta_T - v)^2 has the variance (1 - 2 eta)^(2 T) too."""
     task = fn.Task(Partial(normal), Partial(quadratic_loss, share=0.6))
     trainer = fn.trainer(task, fn.sgd(0.05))
-    still, learnt = fn.sgd(0.0), {"step.update": fn.linear_space}
+    still, learnt = fn.sgd(0.0), {"learning_rate.value": fn.linear_space}
     many = jax.jit(functools.partial(descent, learnt=learnt, seeds=4000))(trainer, still, KEY)
     left = 0.9**STEPS
     error = 0.6 * MEAN * (1 - left) - TARGET
@@ -203,16 +202,18 @@ def test_seeds_are_averaged_and_new_at_every_outer_step():
 
 
 def test_what_is_learnt_must_be_there():
-    with pytest.raises(ValueError, match=r"names of .*learning_rate.value'\], got \['step.rate'\]"):
-        descent(quadratic(0.1), fn.sgd(0.1), KEY, learnt={**LEARNT, "step.rate": fn.log_space})
-    with pytest.raises(ValueError, match=r"expects names of .*, got \[\]"):
+    with pytest.raises(ValueError, match=r"names of .*_rate.value'.* 'rate' is none of them"):
+        descent(quadratic(0.1), fn.sgd(0.1), KEY, learnt={**LEARNT, "rate": fn.log_space})
+    with pytest.raises(ValueError, match=r"learnt expects at least one of .*, got <function"):
         descent(quadratic(0.1), fn.sgd(0.1), KEY, learnt=lambda name: None)
     with pytest.raises(TypeError, match=r"Bijector, such as log_space, for 'step.loss.share', got"):
-        descent(quadratic(0.1), fn.sgd(0.1), KEY, learnt={"step.loss": "log"})
+        descent(quadratic(0.1), fn.sgd(0.1), KEY, learnt={"share": "log"})
 
 
-def test_the_longest_name_says_where_a_number_is_learnt():
-    names = {"step.update": fn.linear_space, "step.update.learning_rate": fn.log_space}
-    task = fn.supervised(fn.dense(2, 1), fn.mean_squared_error)
-    found = bijectors(fn.trainer(task, fn.sgd(0.1)), names)
-    assert found == {"step.update.learning_rate.value": fn.log_space}
+@pytest.mark.parametrize("numbers", [(0.0, 0.6), (-0.1, 0.6), (0.1, 1.0), (0.1, 1.2)])
+def test_a_number_begins_inside_its_line(numbers):
+    """Where it is known: also bound inside of `jit`."""
+    wrong = "step.update.learning_rate.value" if numbers[0] <= 0.0 else "step.loss.share"
+    for run in (descent, jax.jit(lambda *args: descent(quadratic(*numbers), *args[1:]))):
+        with pytest.raises(ValueError, match=f"{wrong} must begin inside its line, .* got "):
+            run(quadratic(*numbers), fn.sgd(0.1), KEY)

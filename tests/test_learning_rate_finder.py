@@ -112,8 +112,8 @@ def test_errors_say_what_is_wrong():
         find(DATA, KEYS[0])
     with pytest.raises(ValueError, match=r"rates must be an array \[K\], got shape \(\)"):
         find(DATA, KEYS, rates=0.1)
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        find(DATA, KEYS, steps=0)
+    with pytest.raises(ValueError, match="steps must be at least 2, got 1"):
+        find(DATA, KEYS, steps=1)
 
 
 def test_the_picture_shows_the_suggestion(found):

@@ -1,6 +1,7 @@
 """Population-based training replayed by hand from its lineage, and its choices counted."""
 
 import functools
+import re
 
 import jax
 import members
@@ -9,7 +10,8 @@ import pytest
 from members import EVERY, KEY, MEMBERS, RATES, SIZE, TRAIN, VALIDATION, build, same_bits
 
 import funcnet as fn
-from funcnet.sweeps.populations import exploited, explored, found
+from funcnet.sweeps.names import named
+from funcnet.sweeps.populations import exploited, explored
 
 NAME = "step.update.learning_rate.value"
 GENERATIONS, LOW, HIGH = 6, 0.01, 0.9
@@ -62,6 +64,7 @@ def test_a_population_is_its_lineage_replayed():
         )
     assert same_bits(population.state, states)
     assert population.best == np.nanargmin(scores)
+    assert same_bits(population.best_state, members.select(states, int(population.best)))
     assert factors == {0, 1}
     assert len(ranks) > 1, "each generation draws anew"
     assert np.isnan(population.scores[0, 3])
@@ -112,7 +115,8 @@ def test_explore_changes_what_is_named_of_those_that_moved():
         "learning_rate.value": fn.perturb(0.45, 3.0, down=0.5, up=4.0),
         clip: fn.resample(1, 9),
     }
-    explore = jax.jit(lambda trainers: explored(KEY, trainers, found(rules, before), moved))
+    found = named("explore", rules, trainers)
+    explore = jax.jit(lambda trainers: explored(KEY, trainers, found, moved))
     after = fn.hyperparameters(explore(trainers))
     after = jax.tree.map(np.asarray, after)
     for name in before:
@@ -124,9 +128,34 @@ def test_explore_changes_what_is_named_of_those_that_moved():
     quantile = np.sort(np.log(np.asarray(after[clip])[moved])) / np.log(9)
     np.testing.assert_allclose(quantile, np.linspace(0, 1, count // 2), atol=0.06)
     assert abs(np.corrcoef(drawn, np.asarray(after[clip])[moved])[0, 1]) < 0.1
-    for names in (["rate.value"], ["value.learning_rate"], [""]):
-        with pytest.raises(ValueError, match=r"explore expects names of .*learning_rate.value"):
-            found(dict.fromkeys(names), before)
+
+
+NUMBERS = {"rate": 1.0, "a": {"rate": 2.0, "decay": 3.0}, "b": {"decay": 4.0}}
+AMBIGUOUS = "'decay' stands for ['a.decay', 'b.decay']"
+ALL = "x expects names of ['a.decay', 'a.rate', 'b.decay', 'rate'], or their ends: "
+# what is given, the names that it means or what the error says
+NAMES = {
+    "whole": ({"a.rate": 1, "rate": 2}, {"a.rate": 1, "rate": 2}),
+    "end": ({"b.decay": 1}, {"b.decay": 1}),
+    "function": (lambda name: "a.rate" in name or None, {"a.rate": True}),
+    "nothing": ({}, {}),
+    "ambiguous": ({"decay": 1}, ALL + AMBIGUOUS),
+    "part": ({"ate": 1}, ALL + "'ate' is none of them"),
+    "beginning": ({"a": 1}, ALL + "'a' is none of them"),
+    "empty": ({"": 1}, ALL + "'' is none of them"),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_numbers_go_by_their_names_or_the_ends_of_them(case):
+    given, expected = NAMES[case]
+    if isinstance(expected, dict):
+        assert named("x", given, NUMBERS) == expected
+    else:
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            named("x", given, NUMBERS)
+    with pytest.raises(ValueError, match=r"x names 'c.d.e' twice, got \['d.e', 'e'\]"):
+        named("x", {"d.e": 1, "e": 2}, {"c": {"d": {"e": 0.0}}})
 
 
 def test_ancestors_lead_back_to_the_first():
@@ -147,6 +176,8 @@ def test_bad_arguments_say_so_and_one_member_trains_on():
     assert states.key.shape == states.failed_at.shape == (MEMBERS,)
     with pytest.raises(ValueError, match=r"fraction must lie in \[0, 0.5\], got 0.6"):
         run(members.sweep(), TRAIN, VALIDATION, KEY, fraction=0.6)
+    with pytest.raises(TypeError, match="expected a key, such as jax"):
+        run(members.sweep(), TRAIN, VALIDATION, 3)
     with pytest.raises(ValueError, match="generations must be at least 1, got 0"):
         run(members.sweep(), TRAIN, VALIDATION, KEY, generations=0)
 

@@ -22,7 +22,7 @@ ORDER = [
     {"verify", "verify_optimizer", "pictures", "host"},
     {"diagnosis"},
 ]
-RIM = {"data/feed", "sweeps/planner"}
+RIM = {"data/feed", "sweeps/programs"}
 """What compiles, below the rank of those that check."""
 FILES_AND_CLOCKS = ("datasets", "checkpoint", "data", "host")
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

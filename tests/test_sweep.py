@@ -1,7 +1,9 @@
 """Sweeps against runs alone: groups, batch sizes, plans, devices, and going on after a stop."""
 
 import functools
+import gc
 import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from jax.tree_util import Partial
 
 import funcnet as fn
 from funcnet.shuffle import padded_indices, position
-from funcnet.sweeps import planner
+from funcnet.sweeps import planner, programs
 from funcnet.sweeps.groups import Varied
 
 RNG = np.random.default_rng(0)
@@ -185,7 +187,7 @@ def test_devices_do_not_talk():
 
     points = {**RATES, "seed": np.arange(11)}
     (group,) = fn.group_members(member, points)
-    found = planner.program(own, group, (DATA,), jax.devices(), 3, 1)
+    found = programs.compile_program(own, group, (DATA,), jax.devices(), 3, 1)
     text = found.compiled.as_text()
     assert "num_partitions=4" in text
     assert not COLLECTIVE.findall(text)
@@ -316,6 +318,78 @@ def test_what_some_members_lack_is_theirs_alone():
     assert set(fn.member(result, 1)) == {"a"}
     with pytest.raises(IndexError, match="no member 2 among 2"):
         fn.member(result["b"], 2)
+
+
+def total(member, *shared):
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(member))
+
+
+def test_the_same_sweep_of_other_points_is_compiled_once():
+    """Also where the run is bound anew; what a closure holds is let go with its plan."""
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    def swept(low, run, data=DATA):
+        points = {"learning_rate": np.geomspace(low, 0.1, 9)}
+        return fn.sweep(simple, points, run, data, KEY).loss
+
+    def bound(steps):
+        return functools.partial(fn.run, steps=steps, batch_size=6)
+
+    class Held:
+        pass
+
+    held = Held()
+    alive = weakref.ref(held)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        first = swept(0.01, bound(3))
+        count = len(compiled)
+        again = swept(0.02, bound(3), (X + 1.0, LABELS))
+        assert len(compiled) == count > 0
+        assert (again[:8] != first[:8]).all()
+        swept(0.01, bound(4))
+        assert len(compiled) > count
+        fn.sweep(simple, {"learning_rate": [0.1]}, lambda member, held=held: total(member))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    del held
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"devices": []}, r"devices must be some of jax.devices\(\), got \[\]"),
+        ({"devices": 2}, r"devices must be some of jax.devices\(\), got 2"),
+        ({"memory": "1GB"}, "memory in bytes must be an integer, got '1GB'"),
+        ({"memory": 0}, "memory in bytes must be at least 1, got 0"),
+    ],
+)
+def test_bad_places_say_so(choices, message):
+    with pytest.raises(ValueError, match=message):
+        fn.plan(simple, {"learning_rate": [0.1]}, run, DATA, KEY, **choices)
+
+
+def test_bools_of_numpy_are_pythons():
+    def kind(flag):
+        return {"a" if flag is True else "b": jnp.ones(())}
+
+    for flags in (np.array([True, False]), [np.True_, np.False_]):
+        first, second = fn.group_members(kind, {"flag": flags})
+        assert (set(first.members), set(second.members)) == ({"a"}, {"b"})
+
+
+def test_what_is_no_build_or_no_column_says_so():
+    with pytest.raises(TypeError, match="build is a function, point -> trainer, got Trainer"):
+        fn.sweep(simple(0.1), {"learning_rate": [0.1]}, run, DATA, KEY)
+    for value in (0.1, "adam"):
+        with pytest.raises(TypeError, match=r"points are columns, as grid\(...\) makes, got a="):
+            fn.sweep(simple, {"a": value}, run, DATA, KEY)
 
 
 BAD = [

@@ -156,6 +156,21 @@ def test_grid_is_the_product_in_order():
     np.testing.assert_array_equal(fn.grid(rate=rates)["rate"], rates)
 
 
+def test_values_are_pythons_own_and_exact():
+    """Whichever array they came in: a bool of NumPy's is not True, and another choice."""
+    flags = (np.array([True, False]), jnp.array([True, False]), [np.True_, np.False_])
+    for values in flags:
+        assert all(a is b for a, b in zip(fn.grid(a=values)["a"], (True, False), strict=True))
+    points = fn.grid(seed=[2**63 - 1, -(2**63)], name=np.array(["x"]), widths=[(64, 64), (8,)])
+    assert points["seed"].tolist() == [2**63 - 1] * 2 + [-(2**63)] * 2
+    assert [type(name) for name in points["name"]] == [str] * 4
+    assert points["widths"] == ((64, 64), (8,)) * 2
+    assert fn.grid(a=[2**53 + 1, np.uint64(7), np.int8(-1)])["a"].tolist() == [2**53 + 1, 7, -1]
+    assert fn.grid(a=np.float32([0.1]))["a"].dtype == np.float32
+    assert fn.grid(a=[2**70, 0.5])["a"].tolist() == [2.0**70, 0.5]
+    assert fn.grid(a=[np.float32, jnp.bfloat16], b=np.float32)["a"] == (np.float32, jnp.bfloat16)
+
+
 def test_crossed_gives_each_the_others():
     samples = fn.sample(KEY, 3, rate=fn.uniform(0, 1), kind=fn.choice("ab"))
     seeds = fn.grid(seed=range(2))
@@ -189,10 +204,23 @@ WRONG = {
     "weights": (lambda: fn.choice("ab", [1, -1]), ValueError, "a weight >= 0 for each of 2"),
     "no weight": (lambda: fn.choice("ab", [0, 0]), ValueError, "a weight >= 0 for each of 2"),
     "list": (lambda: fn.sample(KEY, 2, a=[1, 2]), TypeError, "a must be a distribution, such as"),
+    "seed": (lambda: fn.sample(0, 2, a=fn.uniform(0, 1)), TypeError, "expected a key, such as"),
     "none": (lambda: fn.sample(KEY, 0, a=1), ValueError, "n must be at least 1, got 0"),
     "drawn": (lambda: fn.grid(a=fn.uniform(0, 1)), TypeError, "sample draws from a distribution"),
     "empty": (lambda: fn.grid(a=[]), ValueError, "a needs at least one value, got none"),
     "matrix": (lambda: fn.grid(a=np.ones((2, 2))), ValueError, "a must be a column of single"),
+    "list of lists": (
+        lambda: fn.grid(a=[[32, 32], [64]]),
+        *(ValueError, "got [32, 32]; a choice of several numbers, such as widths, is a tuple"),
+    ),
+    "choice of lists": (lambda: fn.choice([[1, 2]]), ValueError, "choice must be a column of sin"),
+    "wide": (
+        lambda: fn.grid(a=[1, 2**63]),
+        ValueError,
+        f"integers of 64 bits, got {2**63}",
+    ),
+    "wider": (lambda: fn.grid(a=[2**64]), ValueError, "a must be integers of 64 bits"),
+    "wide array": (lambda: fn.grid(a=np.array([2**63], np.uint64)), ValueError, "of 64 bits"),
     "keys": (lambda: fn.grid(a=jax.random.split(KEY, 2)), TypeError, "a must be seeds"),
     "twice": (lambda: fn.crossed({"a": [1]}, {"a": [2]}), ValueError, "got ['a'] more than once"),
     "nothing at all": (fn.grid, ValueError, "crossed expects points, got none"),

@@ -259,6 +259,7 @@ BAD = [
     (((X * 9).astype(np.uint8), Y), 4, "dense expects floating-point features.*uint8.*x / 255"),
     ((X, Y, X), 4, r"weights must have shape \(4,\), one an example, got \(4, 3\)"),
     ((X, Y[:, :1]), 4, r"target of the prediction's shape \(4, 2\), got \(4, 1\)"),
+    (X, 4, r"a supervised batch is \(x, y\) or .* got one array of shape \(4, 3\)"),
     ({"x": X, "y": Y}, 4, "a supervised batch is .* got dict of length 2"),
     ((X[:, :2], Y), 4, r"dense expects 3 features in the last axis, got x of shape \(4, 2\)"),
 ]
@@ -268,6 +269,50 @@ BAD = [
 def test_bad_data_says_so(data, size, message):
     with pytest.raises(ValueError, match=message):
         fn.run(fn.trainer(LINEAR, fn.sgd(0.1)), data, KEY, steps=2, batch_size=size)
+
+
+SGD, GOOD = fn.sgd(0.1), fn.trainer(LINEAR, fn.sgd(0.1))
+SIZES = {"steps": 2, "batch_size": 4}
+# a slip of one who begins, with every function that takes a trainer
+SLIPS = {
+    "run": lambda it: fn.run(it, (X, Y), KEY, **SIZES),
+    "resume": lambda it: fn.resume(it, (X, Y), GOOD.init(KEY), **SIZES),
+    "evaluate": lambda it: fn.evaluate(it, GOOD.init(KEY), (X, Y)),
+    "guard": fn.guard,
+    "until": lambda it: fn.until(it, 3),
+    "loss_scaled": fn.loss_scaled,
+    "run_padded": lambda it: fn.run_padded(it, (X, Y), KEY, 2, steps=1, largest=4),
+    "early_stopping": lambda it: fn.early_stopping(
+        it, (X, Y), (X, Y), KEY, **SIZES, every=1, patience=1
+    ),
+    "hypergradient": lambda it: fn.hypergradient(it, (X, Y), (X, Y), KEY, **SIZES),
+    "fit": lambda it: fn.fit(it, (X, Y), KEY, **SIZES, report=None),
+    "diagnose": lambda it: fn.diagnose(it, (X, Y), KEY, **SIZES),
+}
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_what_is_no_trainer_is_told_what_is_one(name):
+    for slip, got in ((SGD, r"Optimizer\(init="), (fn.sgd, "<function sgd"), ((X, Y), r"\(array")):
+        told = rf"expected a trainer made by trainer\(task, optimizer\), got {got}"
+        with pytest.raises(TypeError, match=told):
+            SLIPS[name](slip)
+
+
+@pytest.mark.parametrize(
+    "key", [0, None, 0.5, np.int32(3), (X, Y)], ids=lambda key: type(key).__name__
+)
+def test_a_seed_is_not_a_key(key):
+    told = r"expected a key, such as jax.random.key\(0\), got "
+    with pytest.raises(TypeError, match=told):
+        fn.run(GOOD, (X, Y), key, **SIZES)
+    with pytest.raises(TypeError, match=told):
+        fn.fit(GOOD, (X, Y), key, **SIZES, report=None)
+
+
+def test_keys_of_either_make_are_keys():
+    for key in (jax.random.PRNGKey(0), jax.random.key(0), np.zeros(2, np.uint32)):
+        assert GOOD.init(key).step == 0
 
 
 def test_bad_arguments_say_so():

@@ -16,7 +16,7 @@ from funcnet.host.evaluation import held_out, score_of
 from funcnet.host.progress import progress_line
 from funcnet.host.saver import Saver
 from funcnet.host.signals import listening, told_to_stop
-from funcnet.pairs import Trainer, Tree, check_count
+from funcnet.pairs import Trainer, Tree, check_count, check_key, check_trainer
 from funcnet.sweeps.members import LEAST_LOSS
 
 LINE = progress_line()
@@ -114,6 +114,8 @@ def fit(
     initialised its preemption notice counts, and SIGTERM is left to it; checkpoints are those of
     one process.
     """
+    check_trainer(trainer)
+    check_key(key)
     every = check_count("every", every, 1)
     steps = count_steps(data, batch_size, steps, epochs)
     validate_every = multiple("validate_every", validate_every, every)

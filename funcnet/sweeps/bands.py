@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcnet.pairs import Trainer, Tree, check_count, hyperparameters
+from funcnet.pairs import Trainer, Tree, check_count, check_key, hyperparameters
 from funcnet.sweeps.halving import Halved, Rungs, geometric_rungs, successive_halving
 from funcnet.sweeps.members import LEAST_LOSS, gathered, ranking
 
@@ -77,6 +77,7 @@ def hyperband(
     more than `steps`, none is dropped before `least_steps`; all brackets cost about the same. One
     compilation for each rung of each bracket.
     """
+    check_key(key)
     halvings, tried = [], []
     for index, plan in enumerate(brackets(steps=steps, least_steps=least_steps, factor=factor)):
         build_key, run_key = jax.random.split(jax.random.fold_in(key, index))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.pairs import Trainer, Tree, check_count, number
+from funcnet.pairs import Trainer, Tree, check_count, check_trainer, number
 from funcnet.sweeps.members import LEAST_LOSS
 from funcnet.training import evaluate, resume
 
@@ -121,6 +121,7 @@ def early_stopping(
     `min_improvement` are numbers, also one a member, and `steps`, `every` and `batch_size` are
     static. It has no reverse-mode derivative.
     """
+    check_trainer(trainer)
     return resume_early_stopping(
         trainer,
         data,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.pairs import Tree
+from funcnet.sweeps.points import plain
 
 
 class Group(NamedTuple):
@@ -39,6 +40,10 @@ def is_number(column):
 def members_of(points: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The points one by one, numbers as Python's, which a constructor checks and rounds once."""
     columns = {k: np.asarray(v).tolist() if is_number(v) else v for k, v in points.items()}
+    for name, values in columns.items():
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise TypeError(f"points are columns, as grid(...) makes, got {name}={values!r}")
+    columns = {k: [plain(value) for value in v] for k, v in columns.items()}
     lengths = {name: len(column) for name, column in columns.items()}
     if not lengths or len(set(lengths.values())) > 1 or 0 in lengths.values():
         raise ValueError(f"points are columns of one length, at least 1, got lengths {lengths}")
@@ -98,6 +103,8 @@ def group_members(build: Callable[..., Tree], points: Mapping[str, Sequence[Any]
     a constructor. `jax.vmap(run, in_axes=(group.axes, ...))(group.members, ...)` runs a group.
     Make activations and losses once, outside of `build`: two lambdas are never one structure.
     """
+    if not callable(build):
+        raise TypeError(f"build is a function, point -> trainer, got {build!r}")
     kinds: dict[Any, list[tuple[int, Tree]]] = {}
     for place, point in enumerate(members_of(points)):
         built = build(**point)

@@ -47,7 +47,8 @@ def geometric_rungs(
     members: int, *, steps: int, factor: int = 3, count: int | None = None
 ) -> Rungs:
     """The rungs of n, n // factor, n // factor^2, ... members, as many as there are or `count`; the
-    last trains up to `steps` and each before it to a `factor`-th of the next, rounded."""
+    last trains up to `steps` and each before it to a `factor`-th of the next, rounded. The first
+    needs a step: `steps` of at least `factor` to the number of rungs but one."""
     members, factor = check_count("members", members, 1), check_count("factor", factor, 2)
     steps = check_count("steps", steps, 1)
     most = 1
@@ -56,6 +57,11 @@ def geometric_rungs(
     count = most if count is None else check_count("count", count, 1)
     if count > most:
         raise ValueError(f"{members} members make at most {most} rungs by {factor}, got {count}")
+    if steps < factor ** (count - 1):
+        raise ValueError(
+            f"{count} rungs by {factor} need at least {factor ** (count - 1)} steps, got {steps}: "
+            "a lower count makes fewer"
+        )
     return Rungs(
         tuple(members // factor**rung for rung in range(count)),
         tuple(round(steps / factor ** (count - 1 - rung)) for rung in range(count)),

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcnet.optimizers.wrappers import chosen
-from funcnet.pairs import Trainer, number, partial
+from funcnet.pairs import Trainer, check_trainer, number, partial
 
 
 def horizon_step(run_state, batch, *, step, horizon):
@@ -23,6 +23,7 @@ def until(trainer: Trainer, horizon) -> Trainer:
     that the run ended with. A member that has ended costs as much as one that runs: put like
     lengths together.
     """
+    check_trainer(trainer)
     return Trainer(
         partial(trainer.init),
         Partial(horizon_step, step=partial(trainer.step), horizon=number("horizon", horizon, 0.0)),

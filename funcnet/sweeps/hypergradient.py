@@ -6,12 +6,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from funcnet import training
 from funcnet.optimizers import skip_non_finite
-from funcnet.optimizers.labels import by_table
-from funcnet.pairs import Optimizer, Task, Trainer, Tree, check_count, hyperparameters
+from funcnet.pairs import (
+    Optimizer,
+    Task,
+    Trainer,
+    Tree,
+    check_count,
+    check_trainer,
+    hyperparameters,
+)
+from funcnet.sweeps.names import named
 
 
 class Bijector(NamedTuple):
@@ -59,13 +68,13 @@ def validation_loss(trainer: Trainer, state: Any, validation: Tree):
     return training.evaluate(trainer, state, validation)["loss"]
 
 
-def outcome(trainer, data, validation, key, *, steps, batch_size, score):
-    """The score of a run from scratch."""
+def outcome(trainer, data, validation, key, *, steps, batch_size, outer_loss):
+    """The outer loss of a run from scratch."""
     start = trainer.init(key)
     result = training.resume_rematerialised(
         trainer, data, start, steps=steps, batch_size=batch_size
     )
-    return score(trainer, result.state, validation)
+    return outer_loss(trainer, result.state, validation)
 
 
 def hypergradient(
@@ -76,24 +85,25 @@ def hypergradient(
     *,
     steps: int,
     batch_size: int | None,
-    score: Callable[..., Any] = validation_loss,
+    outer_loss: Callable[..., Any] = validation_loss,
     value_and_grad: Callable[..., Any] = jax.value_and_grad,
 ) -> tuple[Any, Trainer]:
     """The validation loss of a run from scratch, and its derivative for every number in the
     trainer: a trainer again, whose numbers `hyperparameters` names.
 
     Exact, through every step (Maclaurin et al. 2015), with memory for about 2 sqrt(steps) run
-    states. `value_and_grad=forward_value_and_grad` takes forward mode. `score(trainer, state,
+    states. `value_and_grad=forward_value_and_grad` takes forward mode. `outer_loss(trainer, state,
     validation)` may be any other differentiable number: to learn the loss's own label smoothing or
     class weights, judge by a loss without them, such as `evaluate` of another trainer. All that is
     drawn is held fixed, so a dropout rate has the derivative through its scale, not its masks.
     `vmap` it over keys, and over trainers.
     """
 
+    check_trainer(trainer)
+
     def of_trainer(trainer):
-        return outcome(
-            trainer, data, validation, key, steps=steps, batch_size=batch_size, score=score
-        )
+        sizes = {"steps": steps, "batch_size": batch_size}
+        return outcome(trainer, data, validation, key, **sizes, outer_loss=outer_loss)
 
     return value_and_grad(of_trainer)(trainer)
 
@@ -103,29 +113,36 @@ class Descent(NamedTuple):
 
     trainer: Trainer  # with the numbers after the last outer step
     values: dict[str, Any]  # [outer_steps, ...], each learnt number by name, before the outer step
-    loss: Any  # [outer_steps], the mean score of the runs with these numbers
+    loss: Any  # [outer_steps], the mean outer loss of the runs with these numbers
     metrics: dict[str, Any]  # [outer_steps], of the outer trainer: "gradient_norm" on the line, ...
     skipped: Any  # int32, outer steps left out, as something in them was not finite
 
 
 def bijectors(trainer, learnt) -> dict[str, Bijector]:
     """The bijector of each number that is to be learnt, by its name."""
-    names = list(hyperparameters(trainer))
-    missed: list[str] = []
-    if not callable(learnt):
-        # The longest name that fits says the most.
-        pairs = tuple(sorted(learnt.items(), key=lambda pair: -len(pair[0])))
-        missed = [k for k in learnt if not any(by_table(n, table=((k, True),)) for n in names)]
-        learnt = functools.partial(by_table, table=pairs)
-    found = {name: learnt(name) for name in names if learnt(name) is not None}
-    if missed or not found:
-        raise ValueError(f"learnt expects names of the trainer's numbers, {names}, got {missed}")
+    found = named("learnt", learnt, trainer)
+    if not found:
+        names = list(hyperparameters(trainer))
+        raise ValueError(f"learnt expects at least one of {names}, got {learnt!r}")
     for name, bijector in found.items():
         if not isinstance(bijector, Bijector):
             raise TypeError(
                 f"learnt expects a Bijector, such as log_space, for {name!r}, got {bijector!r}"
             )
     return found
+
+
+def check_start(name, bijector, value):
+    """`ValueError` for a number that is known and has no place on its line."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    with jax.ensure_compile_time_eval():
+        place = np.asarray(bijector.to_line(jnp.asarray(value)))
+    if not np.isfinite(place).all():
+        raise ValueError(
+            f"{name} must begin inside its line, as a rate above 0 does in log_space and a "
+            f"fraction between 0 and 1 in logit_space, got {value}"
+        )
 
 
 def replaced(trainer, numbers):
@@ -146,27 +163,31 @@ def hypergradient_descent(
     steps: int,
     batch_size: int | None,
     seeds: int = 1,
-    score: Callable[..., Any] = validation_loss,
+    outer_loss: Callable[..., Any] = validation_loss,
     value_and_grad: Callable[..., Any] = jax.value_and_grad,
 ) -> Descent:
     """Learn the trainer's own numbers: each outer step is whole runs from scratch, of which the
     optimizer descends the mean validation loss by its hypergradient.
 
-    `learnt` says which numbers, by their names in `hyperparameters`, and on which line each moves:
-    `{"step.update.learning_rate": log_space}`, where a name stands for all beneath it, or a
-    function of the name, None for what stays. Every outer step draws `seeds` keys of its own, one a
-    run. Hypergradients now and then explode: clip them, `chain(clip_by_global_norm(1.0),
+    `learnt` says which numbers and on which line each moves, `{"learning_rate.value": log_space}`,
+    where a name is one of `hyperparameters(trainer)`, or an end of it that is no other's; or it is
+    a function of the name, None for what stays. Every outer step draws `seeds` keys of its own, one
+    a run. Hypergradients now and then explode: clip them, `chain(clip_by_global_norm(1.0),
     adam(0.1))`, which moves a positive number by about a tenth a step. An outer step that is not
     finite is skipped (`skip_non_finite`), so a number must not begin at its line's end, as a rate
     of 0 does in `log_space`. Runs that diverge show no way back: begin with numbers that train.
     For the rest see `hypergradient`.
 
     A pure function of (trainer, optimizer, data, validation, key): `jit` it, `vmap` it over keys.
-    Raises `ValueError` where `learnt` names nothing.
+    Raises `ValueError` where `learnt` names nothing, and for a number outside of its line where it
+    is known, which it is not inside of `jit`, as an argument of it.
     """
+    check_trainer(trainer)
     lines = bijectors(trainer, learnt)
     outer_steps = check_count("outer_steps", outer_steps, 0)
     seeds = check_count("seeds", seeds, 1)
+    for name, bijector in lines.items():
+        check_start(name, bijector, hyperparameters(trainer)[name])
 
     def init(key):
         leaves = hyperparameters(trainer)
@@ -178,10 +199,12 @@ def hypergradient_descent(
         return {name: lines[name].from_line(place) for name, place in line.items()}
 
     def loss(line, state, batch, *, key=None, train=False):
-        score_of = functools.partial(outcome, steps=steps, batch_size=batch_size, score=score)
+        of_run = functools.partial(
+            outcome, steps=steps, batch_size=batch_size, outer_loss=outer_loss
+        )
         moved = replaced(trainer, values_of(line))
         keys = jax.random.split(key, seeds)
-        return jax.vmap(lambda key: score_of(moved, *batch, key))(keys).mean(), (state, {})
+        return jax.vmap(lambda key: of_run(moved, *batch, key))(keys).mean(), (state, {})
 
     outer = training.trainer(Task(init, loss), skip_non_finite(optimizer), value_and_grad)
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from funcnet.pairs import Fixed, Tree, fix
+from funcnet.pairs import Fixed, Trainer, Tree, fix
 
 
 def least_of(metrics, *, name):
@@ -27,8 +27,12 @@ def greatest(name: str) -> Fixed:
 LEAST_LOSS = least("loss")
 
 
-def count_members(trainers: Tree) -> int:
+def count_members(trainers: Trainer) -> int:
     """The length of the leading axis that all numbers of stacked trainers have in common."""
+    if not isinstance(trainers, Trainer):
+        raise TypeError(
+            f"expected trainers stacked as one, such as jax.vmap(build)(rates), got {trainers!r}"
+        )
     shapes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(trainers)}
     if len(shapes) != 1 or shapes == {()}:
         raise ValueError(

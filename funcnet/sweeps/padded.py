@@ -8,7 +8,7 @@ from jax import lax
 
 from funcnet.layers.norm import Pooled, Running
 from funcnet.losses import info_nce
-from funcnet.pairs import Trainer, Tree, check_count, unbind
+from funcnet.pairs import Trainer, Tree, check_count, check_trainer, unbind
 from funcnet.shuffle import padded_indices
 from funcnet.task import supervised_loss
 from funcnet.training import Result, bound_loss, check_data, check_state, run_keys, take
@@ -40,6 +40,7 @@ def run_padded(
 
     `vmap` it over batch sizes; `steps` and `largest` are static.
     """
+    check_trainer(trainer)
     return resume_padded(trainer, data, trainer.init(key), batch_size, steps=steps, largest=largest)
 
 

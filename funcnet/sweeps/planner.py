@@ -1,21 +1,17 @@
 """A sweep that fits: how many members run at once in the memory there is, and on which devices.
 
-This is the sweep's rim: it compiles. What it compiles is `vmap` of the run, mapped over chunks of
-the members where they do not all fit, each device on members of its own.
+This and what it calls, the programs, is the sweep's rim: it compiles.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from funcnet.pairs import Tree, check_count
-from funcnet.sweeps.groups import Group, group_members, is_key, merged
+from funcnet.sweeps.groups import group_members, merged
+from funcnet.sweeps.programs import Program, compile_program
 
 SHARE = 0.9
 """Of the free memory: the rest is left to allocators and to whoever else is there."""
@@ -23,24 +19,6 @@ SHARE = 0.9
 ENOUGH = 64
 """Members at once beyond which a processor gains nothing, and waits for its memory: of 1,024 MLPs
 of 64-64-10, a step takes 45 us of processor time all at once, 35 by 256, 27 by 64, 30 by 16."""
-
-
-class Program(NamedTuple):
-    """A group's compiled sweep: on each device `rounds` times `at_once` members."""
-
-    group: Group
-    at_once: int
-    rounds: int
-    needed: int  # bytes on each device: arguments, results and temporaries
-    temporary: int  # among them, those that grow with the members at once
-    kept: int  # among them, the results
-    compiled: Callable[..., Tree]
-    members: Tree  # as it takes them, on their devices
-    everywhere: NamedSharding  # of what the members share
-
-    def __call__(self, *shared: Tree) -> Tree:
-        results = self.compiled(self.members, jax.device_put(shared, self.everywhere))
-        return jax.tree.map(lambda leaf: first_rows(leaf, len(self.group.places)), results)
 
 
 class Plan(NamedTuple):
@@ -98,84 +76,11 @@ def free_memory(devices) -> int:
     return int(SHARE * min(free))
 
 
-def chunked(run, axes, at_once, rounds):
-    """`vmap(run)` over rounds * at_once members, `at_once` of them at a time."""
-
-    def sweep(members, shared):
-        leaves, structure = jax.tree.flatten(members)
-        leaf_axes = structure.flatten_up_to(axes)
-
-        def some(batched):
-            given = iter(batched)
-            filled = [
-                leaf if axis is None else next(given)
-                for leaf, axis in zip(leaves, leaf_axes, strict=True)
-            ]
-            every = (axes, *(None for _ in shared))
-            return jax.vmap(run, every, axis_size=at_once)(structure.unflatten(filled), *shared)
-
-        batched = [leaf for leaf, axis in zip(leaves, leaf_axes, strict=True) if axis == 0]
-        if rounds == 1:
-            return some(batched)
-        cut = [leaf.reshape(rounds, at_once, *leaf.shape[1:]) for leaf in batched]
-        _, results = lax.scan(lambda _, batched: (None, some(batched)), None, cut, rounds)
-        return jax.tree.map(lambda a: a.reshape(rounds * at_once, *a.shape[2:]), results)
-
-    return sweep
-
-
-def spread(function, axes, mesh):
-    """`function` on each device with its own part of the members' axis: there is nothing that the
-    devices could tell each other."""
-    members = jax.tree.map(
-        lambda axis: PartitionSpec() if axis is None else PartitionSpec("members"),
-        axes,
-        is_leaf=lambda axis: axis is None,
-    )
-    return jax.shard_map(
-        function,
-        mesh=mesh,
-        in_specs=(members, PartitionSpec()),
-        out_specs=PartitionSpec("members"),
-        check_vma=False,
-    )
-
-
-def padded(leaf, length):
-    """The last member repeated up to `length`, so that all rounds are full."""
-    missing = length - len(leaf)
-    return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)]) if missing else leaf
-
-
-def first_rows(leaf, count):
-    """[count, ...] without the members that were padding, whichever devices they are on."""
-    if len(leaf) == count:
-        return leaf
-    return leaf[:count] if is_key(leaf) else jnp.asarray(np.asarray(leaf)[:count])
-
-
-def program(run, group, shared, devices, at_once, rounds) -> Program:
-    """A group's sweep, compiled."""
-    mesh = jax.make_mesh((len(devices),), ("members",), (AxisType.Auto,), devices=devices)
-    apart, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("members",), ()))
-
-    def place(axis, leaf):
-        if axis is None:
-            return jax.device_put(leaf, everywhere)
-        return jax.device_put(padded(leaf, len(devices) * rounds * at_once), apart)
-
-    members = jax.tree.map(place, group.axes, group.members, is_leaf=lambda axis: axis is None)
-    function = chunked(run, group.axes, at_once, rounds)
-    if len(devices) > 1:
-        function = spread(function, group.axes, mesh)
-    given = jax.device_put(shared, everywhere)
-    compiled = jax.jit(function).lower(members, given).compile()
-    sizes = compiled.memory_analysis()
-    if sizes is None:
-        raise NotImplementedError(f"the compiler for {devices[0].platform} tells no memory needed")
-    kept, temporary = sizes.output_size_in_bytes, sizes.temp_size_in_bytes
-    needed = sizes.argument_size_in_bytes + kept + temporary
-    return Program(group, at_once, rounds, needed, temporary, kept, compiled, members, everywhere)
+def check_devices(devices) -> tuple[Any, ...]:
+    found = tuple(devices) if isinstance(devices, Iterable) else ()
+    if not found or not all(isinstance(device, jax.Device) for device in found):
+        raise ValueError(f"devices must be some of jax.devices(), got {devices!r}")
+    return found
 
 
 def fitted(run, group, shared, devices, memory, at_once) -> Program:
@@ -187,7 +92,7 @@ def fitted(run, group, shared, devices, memory, at_once) -> Program:
     while True:
         rounds = -(-here // at_once)
         at_once = -(-here // rounds)
-        found = program(run, group, shared, devices, at_once, rounds)
+        found = compile_program(run, group, shared, devices, at_once, rounds)
         fixed = found.needed - found.temporary
         if found.needed <= memory:
             return found
@@ -221,12 +126,17 @@ def plan(
     those to use, default all local ones. How many run at once, and where, changes roundings alone:
     losses over 200 steps stayed within 7e-7.
 
+    A sweep of the same `run`, structure, shapes and number of members is compiled once in a
+    process, whatever the points and the data, if `run` is a function of a module or a
+    `functools.partial` of one; what it reads beside its arguments is, as under `jit`, what it was
+    then. A closure or a lambda is compiled for each plan, and let go with it.
+
     Raises `ValueError` if one at a time does not fit, or the results of all do not.
     """
     groups = group_members(build, points)
     count = sum(len(group.places) for group in groups)
-    devices = tuple(jax.local_devices() if devices is None else devices)[:count]
-    memory = free_memory(devices) if memory is None else memory
+    devices = check_devices(jax.local_devices() if devices is None else devices)[:count]
+    memory = free_memory(devices) if memory is None else check_count("memory in bytes", memory, 1)
     if at_once is not None:
         at_once = check_count("at_once", at_once, 1)
     programs, left = [], memory

@@ -23,21 +23,45 @@ def is_number(value) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
+def plain(value):
+    """Whole numbers, bools and strings of NumPy's or JAX's as Python's, which are exact and of the
+    type that a choice is compared by."""
+    dtype = getattr(value, "dtype", None)
+    kinds = (np.bool_, np.integer, np.character)
+    if isinstance(dtype, np.dtype) and any(jnp.issubdtype(dtype, kind) for kind in kinds):
+        return np.asarray(value).item() if np.ndim(value) == 0 else value
+    return value
+
+
+def is_several(value) -> bool:
+    """Whether a value is a list or an array of some, which no single one is."""
+    many = hasattr(value, "ndim") and not isinstance(value, type) and np.ndim(value) > 0
+    return many or isinstance(value, list)
+
+
 def column(name: str, values: Iterable[Any]):
     """Values as a column: an array of floats or ints where all are numbers, else a tuple."""
     if isinstance(values, jax.Array):
         if jnp.issubdtype(values.dtype, jax.dtypes.prng_key):
             raise TypeError(f"{name} must be seeds, of which build makes keys, got keys")
         values = np.asarray(values)
-    values = tuple(values)
+    values = tuple(plain(value) for value in values)
     if not values:
         raise ValueError(f"{name} needs at least one value, got none")
+    for value in values:
+        if is_several(value):
+            raise ValueError(
+                f"{name} must be a column of single values, got {value!r}; a choice of several "
+                "numbers, such as widths, is a tuple"
+            )
     if not all(is_number(value) for value in values):
-        if any(np.ndim(value) for value in values if hasattr(value, "ndim")):
-            raise ValueError(f"{name} must be a column of single values, got {values[0]!r}")
         return values
-    array = np.array([np.asarray(value)[()] for value in values])
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(int)
+    if not all(isinstance(value, int) for value in values):
+        floats = (float(v) if isinstance(v, int) else np.asarray(v)[()] for v in values)
+        return np.array([*floats])
+    if wide := [value for value in values if not -(2**63) <= value < 2**63]:
+        raise ValueError(f"{name} must be integers of 64 bits, got {wide[0]}")
+    return np.array(values, np.int64)
 
 
 def at(values, indices):

@@ -10,8 +10,9 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.pairs import Trainer, Tree, check_count, hyperparameters, number
+from funcnet.pairs import Trainer, Tree, check_count, check_key, hyperparameters, number
 from funcnet.sweeps.members import LEAST_LOSS, count_members, gathered, ranking
+from funcnet.sweeps.names import named
 from funcnet.training import evaluate, replaced, resume
 
 
@@ -30,6 +31,11 @@ class Population(NamedTuple):
     def best(self):
         """The best member of the last generation."""
         return ranking(self.scores[-1])[0]
+
+    @property
+    def best_state(self):
+        """That member's run state."""
+        return gathered(self.state, self.best)
 
 
 def interval(low, high, least) -> dict[str, Any]:
@@ -61,18 +67,6 @@ def resample(low, high) -> Partial:
     return Partial(resampled, **interval(low, high, float(np.finfo(np.float32).tiny)))
 
 
-def found(explore, names):
-    """The rules by the numbers' whole names; a name's end, from a dot on, is enough if it is one
-    number's only."""
-    rules = {}
-    for given, rule in explore.items():
-        matches = [name for name in names if f".{name}".endswith(f".{given}")]
-        if len(matches) != 1:
-            raise ValueError(f"explore expects names of {sorted(names)}, got {given!r}")
-        rules[matches[0]] = rule
-    return rules
-
-
 def exploited(key, scores, count):
     """[members], whom each is next: one of the `count` worst one of the `count` best, drawn at
     random from those that are finite, each other itself."""
@@ -100,7 +94,7 @@ def population_based(
     validation: Tree,
     key,
     *,
-    explore: Mapping[str, Callable[..., Any]],
+    explore: Mapping[str, Callable[..., Any]] | Callable[[str], Any],
     generations: int,
     steps: int,
     batch_size: int | None,
@@ -115,16 +109,18 @@ def population_based(
     at least one, takes over parameters, optimizer's state and all numbers of a random one of as
     many best (truncation selection), and then each number that `explore` names is given to its
     rule: `{"learning_rate.value": perturb(1e-4, 1.0)}`, where a rule is any function
-    `(key, value) -> value` and a name one of `hyperparameters(trainers)` or its end. Scores that
-    are not finite are worst. A member keeps its own order of the data.
+    `(key, value) -> value` and a name one of `hyperparameters(trainers)`, or an end of it that is
+    no other's; or a function of the name, None for what stays. Scores that are not finite are
+    worst. A member keeps its own order of the data.
 
     One scan over the generations: a pure function of (trainers, data, key).
     """
     members = count_members(trainers)
+    check_key(key)
     generations, steps = check_count("generations", generations, 1), check_count("steps", steps, 1)
     share = round(number("fraction", fraction, 0.0, 0.5) * members, 6)  # 0.07 * 100 is above 7
     count = min(math.ceil(share), members // 2)
-    rules = found(explore, hyperparameters(trainers))
+    rules = named("explore", explore, trainers)
     init_key, search_key = jax.random.split(key)
 
     def train(trainer, state):

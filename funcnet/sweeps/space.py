@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcnet.pairs import check_count
+from funcnet.pairs import check_count, check_key
 from funcnet.sweeps.distributions import Distribution
 from funcnet.sweeps.points import Points, column, crossed
 from funcnet.sweeps.sobol_sequence import sobol_sequence
@@ -19,7 +19,7 @@ from funcnet.sweeps.sobol_sequence import sobol_sequence
 
 def is_constant(value) -> bool:
     """Whether a value is one, rather than several: a number, a string, a function, a pair."""
-    if isinstance(value, str) or hasattr(value, "_fields"):
+    if isinstance(value, str | type) or hasattr(value, "_fields"):
         return True
     return value.ndim == 0 if hasattr(value, "ndim") else not isinstance(value, Iterable)
 
@@ -28,7 +28,8 @@ def grid(**axes: Any) -> Points:
     """Every combination of the axes' values, the last axis changing fastest.
 
     An axis is a sequence of numbers, or of choices such as functions; what is not a sequence, or
-    is a string, is a constant: `grid(learning_rate=[0.1, 0.01], seed=range(3), dropout=0.1)`.
+    is a string, is a constant: `grid(learning_rate=[0.1, 0.01], seed=range(3), dropout=0.1)`. A
+    choice that is several numbers is a tuple: `grid(widths=[(64, 64), (128,)])`.
     """
     for name, values in axes.items():
         if isinstance(values, Distribution):
@@ -39,6 +40,7 @@ def grid(**axes: Any) -> Points:
 
 def bits_of(key, name, shape):
     """Random uint32 that depend on the key and the axis's name alone."""
+    check_key(key)
     return np.asarray(jax.random.bits(jax.random.fold_in(key, zlib.crc32(name.encode())), shape))
 
 
