@@ -593,7 +593,7 @@ def test_an_error_in_the_background_comes_up_once_at_the_next_call(tmp_path, mon
             call()
         assert names(tmp_path) == [1]
         checkpoints.wait()
-    with pytest.raises(RuntimeError, match="after shutdown"):
+    with pytest.raises(RuntimeError, match="are closed"):
         checkpoints.save(4, N)
 
 
@@ -637,28 +637,42 @@ def test_the_order_of_a_save(tmp_path, monkeypatch):
 
 
 def test_stale_temporary_files_go_and_living_ones_stay(tmp_path):
-    (tmp_path / ".step-0000000001.safetensors.00.tmp").write_bytes(b"of one who was killed")
-    (tmp_path / ".other.tmp").write_bytes(b"not ours")
-    with files.create(tmp_path / ".step-0000000002.safetensors.00.tmp"):
+    killed, living = (f".step-000000000{n}.safetensors.{n:016x}.tmp" for n in (1, 2))
+    others = {".other.tmp", ".step-0000000001.safetensors.00.tmp", ".step-a.0123456789abcdef.tmp"}
+    for name in (killed, *others):
+        (tmp_path / name).touch()
+    with files.create(tmp_path / living):
         Checkpoints(tmp_path).close()
-        left = {path.name for path in tmp_path.iterdir()}
-    assert left == {".step-0000000002.safetensors.00.tmp", ".other.tmp"}
+        assert {path.name for path in tmp_path.iterdir()} == {living, *others}
     Checkpoints(tmp_path).close()
-    assert {path.name for path in tmp_path.iterdir()} == {".other.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == others
 
 
-def test_a_file_taken_for_stale_before_it_is_locked_is_made_anew(tmp_path, monkeypatch):
-    flock, path, count = files.fcntl.flock, tmp_path / ".a.tmp", itertools.count()
+def test_of_stale_files_those_of_the_very_name_go(tmp_path):
+    mine, others = ".a.0123456789abcdef.tmp", {".ab.0123456789abcdef.tmp", ".a.tmp", ".a.b.tmp"}
+    for name in (mine, *others):
+        (tmp_path / name).touch()
+    save(tmp_path / "a", N)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", *others}
 
-    def late(file, operation):
-        if next(count) < 2:
-            path.unlink()
-        flock(file, operation)
 
-    monkeypatch.setattr(files.fcntl, "flock", late)
-    with files.create(path) as file:
-        assert path.stat().st_ino == os.fstat(file.fileno()).st_ino
-    assert next(count) == 3
+def test_what_cannot_be_removed_stops_no_save(tmp_path, monkeypatch):
+    """Nor is a folder of a checkpoint's name counted or touched."""
+    path_of(tmp_path, 1).mkdir()
+    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+        for step in (2, 3, 4):
+            checkpoints.save(step, N)
+        checkpoints.wait()
+        assert names(tmp_path) == [1, 3, 4]
+        failing(monkeypatch, "remove")
+        checkpoints.save(5, N)
+        with pytest.warns(UserWarning, match="could not remove an old checkpoint: OSError: .* 28"):
+            checkpoints.save(6, N)
+        checkpoints.save(7, N)
+    assert names(tmp_path) == [1, 3, 6, 7]
+    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+        checkpoints.save(8, N)
+    assert names(tmp_path) == [1, 7, 8]
 
 
 @pytest.mark.parametrize(
