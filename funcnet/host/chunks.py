@@ -78,7 +78,21 @@ def count_examples(data) -> int:
     return lengths.pop() if lengths else len(data)
 
 
+def check_batch_size(data: Any, batch_size: int | None) -> None:
+    if batch_size is not None:
+        check_count("batch_size", batch_size, 1)
+    elif not in_memory(data):
+        from funcnet.data.sources import Stream, as_source
+
+        if not isinstance(as_source(data), Stream):
+            raise ValueError(
+                "batch_size=None, all of the data at once, is for arrays in memory and for streams "
+                f"of batches, got {type(data).__name__}: give a number"
+            )
+
+
 def count_steps(data, batch_size, steps, epochs) -> int:
+    check_batch_size(data, batch_size)
     if (steps is None) == (epochs is None):
         raise ValueError(f"fit expects steps or epochs, got steps={steps} and epochs={epochs}")
     if steps is not None:
@@ -86,8 +100,20 @@ def count_steps(data, batch_size, steps, epochs) -> int:
     if not (math.isfinite(epochs) and epochs >= 0):
         raise ValueError(f"epochs must be a finite number of at least 0, got {epochs}")
     length = count_examples(data)
-    size = length if batch_size is None else check_count("batch_size", batch_size, 1)
-    return math.ceil(epochs * length / size)
+    return math.ceil(epochs * length / (length if batch_size is None else batch_size))
+
+
+@contextlib.contextmanager
+def leaving(given: Generator[Any, None, None]) -> Iterator[Any]:
+    """`closing`, but the generator is told of an interrupt, and so does not wait for its data."""
+    try:
+        yield given
+    except KeyboardInterrupt as interrupt:
+        with contextlib.suppress(KeyboardInterrupt):
+            given.throw(interrupt)
+        raise
+    finally:
+        given.close()
 
 
 def chunks(
@@ -122,7 +148,7 @@ def chunks(
         every=every,
         batch_size=batch_size,
     )
-    with contextlib.closing(given):
+    with given:
         for batches in given:
 
             def advance_on(state, batches=batches):
