@@ -7,6 +7,8 @@ import io
 import itertools
 import json
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 import zlib
@@ -673,6 +675,36 @@ def test_what_cannot_be_removed_stops_no_save(tmp_path, monkeypatch):
     with Checkpoints(tmp_path, keep_last=2) as checkpoints:
         checkpoints.save(8, N)
     assert names(tmp_path) == [1, 7, 8]
+
+
+@pytest.mark.slow
+def test_python_does_not_end_before_a_save_is_written(tmp_path):
+    code = (
+        "import sys, time, numpy as np\n"
+        "from funcnet.checkpoint import Checkpoints, files\n"
+        "sync = files.create\n"
+        "files.create = lambda path: (time.sleep(0.5), sync(path))[1]\n"
+        "Checkpoints(sys.argv[1]).save(1, np.ones(2 << 20))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(fn.__file__).parents[1])}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert told.stderr == ""
+    assert load(path_of(tmp_path, 1), np.ones(2 << 20)).all()
+
+
+def test_a_file_taken_for_stale_before_it_is_locked_is_made_anew(tmp_path, monkeypatch):
+    flock, path, count = files.fcntl.flock, tmp_path / ".a.tmp", itertools.count()
+
+    def late(file, operation):
+        if next(count) < 2:
+            path.unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    with files.create(path) as file:
+        assert path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    assert next(count) == 3
 
 
 @pytest.mark.parametrize(
