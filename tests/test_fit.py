@@ -343,6 +343,26 @@ def fit_blocked(gate):
             return interrupt
 
 
+def test_a_run_that_waits_for_data_is_saved_when_told_to_stop(tmp_path):
+    gate, trained = threading.Event(), threading.Event()
+
+    def late():
+        yield from [(X[:8], LABELS[:8])] * 7
+        trained.wait()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        gate.wait()
+
+    with fn.Checkpoints(tmp_path) as folder:
+        save = folder.save
+        folder.save = lambda *inputs: (save(*inputs), gate.set())
+        look = [lambda *_: trained.set()]
+        fitted = fit(
+            data=late(), batch_size=None, callbacks=look, checkpoints=folder, save_every=70
+        )
+    assert (fitted.reason, int(fitted.state.step)) == ("SIGTERM", 7)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000000007.safetensors"]
+
+
 def test_data_that_do_not_come_hold_no_interrupt_up(capfd):
     """The first says what a second does, which ends it."""
     gate = threading.Event()
@@ -506,6 +526,8 @@ FOREIGN = {
     "a row of more": (b"step,loss\n1,2.0,3.0\n", "step"),
     "a list": (b"[1, 2]\n", "[1, 2]"),
     "a number": (b"1\n", "1"),
+    "a long line": (b"[" * 200_000 + b"\n", ""),
+    "a row without a step": (b"loss,step\n1.0\n", "loss"),
 }
 
 

@@ -84,11 +84,15 @@ class Ahead:
     def __iter__(self) -> Iterator[Any]:
         return self
 
+    def ready(self, seconds: float) -> bool:
+        """Whether the next item is there, or the end, after at most so many seconds."""
+        return not self.pending or bool(wait_for([self.pending[0]], seconds).done)
+
     def __next__(self) -> Any:
+        while not self.ready(NAP):
+            pass
         if not self.pending:
             raise StopIteration
-        while not wait_for([self.pending[0]], NAP).done:
-            pass
         future = self.pending.popleft()
         if (error := future.exception()) is not None:
             self.close()

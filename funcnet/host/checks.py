@@ -60,7 +60,9 @@ def check_validation(trainer, key, validation: Tree, score, patience: int | None
             f'score must be a function of the metrics, such as least("loss"), got {score!r}'
         )
     if not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(validation)):
-        raise TypeError(f"validation must be arrays, which fit on the device, got {validation}")
+        raise TypeError(
+            f"validation must be arrays, which fit on the device, got {validation!r:.80}"
+        )
     validation, _ = check_data(validation)
     metrics = jax.eval_shape(score_of, trainer, jax.eval_shape(begin, trainer, key), validation)
     if isinstance(score, Fixed) and score.func in (least_of, greatest_of):

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -74,7 +74,7 @@ def count_examples(data) -> int:
     lengths = {part.shape[0] for part in parts(data) if hasattr(part, "shape")}
     # A loader has a length too, but that of its batches.
     if not lengths and not (hasattr(data, "__len__") and hasattr(data, "take")):
-        raise ValueError(f"epochs are of data that have a length: give steps for {data!r}")
+        raise ValueError(f"epochs are of data that have a length: give steps for {data!r:.80}")
     return lengths.pop() if lengths else len(data)
 
 
@@ -117,12 +117,20 @@ def leaving(given: Generator[Any, None, None]) -> Iterator[Any]:
 
 
 def chunks(
-    trainer: Trainer, data: Any, state: Any, *, steps: int, every: int, batch_size: int | None
-) -> Generator[tuple[int, int, Advance], None, None]:
+    trainer: Trainer,
+    data: Any,
+    state: Any,
+    heard: Sequence[str],
+    *,
+    steps: int,
+    every: int,
+    batch_size: int | None,
+) -> Generator[tuple[int, int, Any], None, None]:
     """(its steps, the examples in each, the program) of each chunk from the state's step on.
 
     Of data in memory they end at multiples of `every`, wherever they begin, so that a run which
-    continues has those that it would have had.
+    continues has those that it would have had. Once a signal is heard no data are waited for, and
+    an empty one comes.
     """
     step = int(state.step)
     if in_memory(data):
@@ -149,9 +157,15 @@ def chunks(
         batch_size=batch_size,
     )
     with given:
-        for batches in given:
+        while not heard:
+            if not given.ready(0.1):
+                continue
+            batches = next(given, None)
+            if batches is None:
+                return
 
             def advance_on(state, batches=batches):
                 return train_on_batches(trainer, state, batches)
 
             yield *jax.tree.leaves(batches)[0].shape[:2], advance_on
+        yield 0, 0, None

@@ -46,7 +46,7 @@ def rows_of_json(path: Path) -> list[tuple[int, str]]:
     for line in lines:
         try:
             step = json.loads(line)["step"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             step = None
         if type(step) is not int:
             raise wrong(path, expected, line)
@@ -60,12 +60,15 @@ def rows_of_csv(path: Path) -> list[dict[str, str]]:
     """Each whole row by name."""
     *lines, cut = written(path)
     table = csv.DictReader(lines)
-    if (lines or cut) and "step" not in (table.fieldnames or ()):
+    try:
+        names, rows = table.fieldnames or (), list(table)
+    except csv.Error as error:
+        raise wrong(path, "rows separated by commas", error) from None
+    if (lines or cut) and "step" not in names:
         raise wrong(path, "a header with the name step", (lines or [cut])[0])
-    rows = list(table)
     for row in rows:
-        if not row["step"].isdecimal() or None in row:
-            raise wrong(path, f"rows of a whole step and of {table.fieldnames}", row)
+        if not (row["step"] or "").isdecimal() or None in row:
+            raise wrong(path, f"rows of a whole step and of {names}", row)
     return rows
 
 

@@ -148,8 +148,8 @@ def fit(
         course.failed_at = int(notes_of(state).get("failed_at", -1))
         if validation is not None and (best := saver.best(validate_every, state)) is not None:
             course.recall(*best)
-        given = chunks(trainer, data, state, steps=steps, every=every, batch_size=batch_size)
-        ahead = stack.enter_context(leaving(given))
+        how: dict[str, Any] = {"steps": steps, "every": every, "batch_size": batch_size}
+        ahead = stack.enter_context(leaving(chunks(trainer, data, state, heard, **how)))
         reason, rank, begun = "steps", None, step
         try:
             for size, examples, advance in ahead:
