@@ -168,6 +168,7 @@ TREES = {
     "not contiguous": {"a": np.arange(12.0).reshape(3, 4).T, "b": np.arange(9)[::-2]},
     "NaN and others": np.array([np.nan, -np.nan, np.inf, -0.0, 5e-324]).view(np.float64),
     "larger than a chunk": np.random.default_rng(0).integers(0, 256, (3 << 20) + 5, np.uint8),
+    "hashed in a thread": [np.arange(2 << 20, dtype=np.float32), np.ones((5, 1 << 17), np.uint8)],
 }
 
 
@@ -675,6 +676,37 @@ def test_what_cannot_be_removed_stops_no_save(tmp_path, monkeypatch):
     with Checkpoints(tmp_path, keep_last=2) as checkpoints:
         checkpoints.save(8, N)
     assert names(tmp_path) == [1, 7, 8]
+
+
+def test_the_digest_of_a_thread_is_that_of_the_whole(tmp_path):
+    tree = TREES["hashed in a thread"]
+    save(tmp_path / "a", tree)
+    data = bytearray((tmp_path / "a").read_bytes())
+    _, metadata, header = parsed(data)
+    digest = metadata["funcnet.sha256"].encode()
+    assert hashlib.sha256(data[len(header) :] + header.replace(digest, b"0" * 64)).hexdigest() == (
+        digest.decode()
+    )
+    with open(tmp_path / "a", "rb") as file:
+        reading = checkpoint.tensors.read_tensors(file, checkpoint.header.read_header(file))
+        next(reading)
+        assert "digest" in {thread.name for thread in threading.enumerate()}
+        reading.close()
+    assert "digest" not in {thread.name for thread in threading.enumerate()}
+    data[-1] ^= 1  # its CRC-32 is made to agree, so that the SHA-256 alone can tell
+    sums = json.loads(metadata["funcnet.crc32"])
+    crc = f"{zlib.crc32(data[-tree[1].nbytes :]):08x}"
+    (tmp_path / "a").write_bytes(data.replace(sums["1"].encode(), crc.encode()))
+    with pytest.raises(checkpoint.ChecksumError, match="expected the SHA-256"):
+        load(tmp_path / "a", tree)
+
+
+def test_where_no_thread_can_start_it_goes_without(monkeypatch):
+    def refused(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert_same(through_memory(tree := TREES["hashed in a thread"]), tree)
 
 
 @pytest.mark.slow
