@@ -374,6 +374,21 @@ def test_data_that_do_not_come_hold_no_interrupt_up(capfd):
     gate.set()
 
 
+def test_an_interrupt_elsewhere_waits_for_no_data_either():
+    gate, begin = threading.Event(), time.monotonic()
+
+    def late():
+        yield from [(X[:8], LABELS[:8])] * 7
+        gate.wait(20)
+
+    twice = [interrupt(signal.SIGINT, 7), interrupt(signal.SIGINT, 7)]
+    with pytest.raises(KeyboardInterrupt) as raised:
+        fit(data=late(), batch_size=None, callbacks=twice)
+    gate.set()
+    assert time.monotonic() - begin < 20
+    assert int(raised.value.fitted.state.step) == 7
+
+
 @pytest.mark.slow
 def test_python_ends_though_data_do_not_come():
     code = "import threading, test_fit; raise test_fit.fit_blocked(threading.Event())"
