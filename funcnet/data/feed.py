@@ -27,8 +27,6 @@ PLANNED = 64
 NAP = 0.1
 """Seconds to wait at a time: an interrupt that comes just before a wait, or on Windows any, is not
 heeded before its end."""
-
-
 THREADS: weakref.WeakKeyDictionary[threading.Thread, Any] = weakref.WeakKeyDictionary()
 """The orders of each thread that is to be waited for before Python ends."""
 
