@@ -22,7 +22,7 @@ from funcnet.checkpoint import files
 from funcnet.data.feed import Ahead
 from funcnet.host import checks, chunks, loop, saver
 from funcnet.host.progress import Progress
-from funcnet.host.signals import listening, to_stderr
+from funcnet.host.signals import listening
 from funcnet.training import run_keys
 
 RNG = np.random.default_rng(0)
@@ -323,24 +323,28 @@ def test_a_save_that_fails_once_is_made_up_for_by_the_last(save_every, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000000021.safetensors"]
 
 
-def fit_blocked(gate):
-    """What it raises when after a chunk nothing comes, and it is interrupted twice."""
-    trained, heard = threading.Event(), threading.Event()
+def fit_blocked(gate, said):
+    """What it raises when after a chunk nothing comes, and it is interrupted, and again when it has
+    ended but for the source's thread."""
+    trained, ended = threading.Event(), threading.Event()
 
     def blocked():
         yield from [(X[:8], LABELS[:8])] * 7
-        for event in (trained, heard, gate):
+        for event in (trained, ended, gate):
             event.wait()
             if event is not gate:
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "to_stderr", lambda text: (to_stderr(text), heard.set()))
-        try:
-            look = [lambda *_: trained.set()]
-            fit(data=blocked(), batch_size=None, callbacks=look, report=lambda what: None)
-        except KeyboardInterrupt as interrupt:
-            return interrupt
+    def report(what):
+        if isinstance(what, str):
+            said.append(what)
+            ended.set()
+
+    try:
+        look = [lambda *_: trained.set()]
+        fit(data=blocked(), batch_size=None, callbacks=look, report=report)
+    except KeyboardInterrupt as interrupt:
+        return interrupt
 
 
 def test_a_run_that_waits_for_data_is_saved_when_told_to_stop(tmp_path):
@@ -366,9 +370,9 @@ def test_a_run_that_waits_for_data_is_saved_when_told_to_stop(tmp_path):
 def test_data_that_do_not_come_hold_no_interrupt_up(capfd):
     """The first says what a second does, which ends it."""
     gate = threading.Event()
-    fitted = fit_blocked(gate).fitted
-    said = "told to stop by SIGINT: ends with this chunk, again to end at once\n"
-    assert capfd.readouterr().err.endswith(said)
+    fitted, told = fit_blocked(gate, said := []).fitted, "told to stop by SIGINT: "
+    assert capfd.readouterr().err.endswith(f"{told}ends with this chunk, again to end at once\n")
+    assert [text.startswith(f"{told}stopped at step 7 of 29") for text in said] == [True]
     assert (int(fitted.state.step), len(fitted.loss)) == (7, 7)
     assert fitted.reason == "KeyboardInterrupt"
     gate.set()
@@ -391,7 +395,7 @@ def test_an_interrupt_elsewhere_waits_for_no_data_either():
 
 @pytest.mark.slow
 def test_python_ends_though_data_do_not_come():
-    code = "import threading, test_fit; raise test_fit.fit_blocked(threading.Event())"
+    code = "import threading, test_fit; raise test_fit.fit_blocked(threading.Event(), [])"
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=os.path.dirname(__file__), stderr=subprocess.PIPE,
         text=True, timeout=60,

@@ -177,12 +177,12 @@ def fit(
                 rank = course.judge(step, state, score_of(trainer, state, validation))
             course.settle()
             saver.finish(step, state, rank)
+            reason = "frozen" if course.failed_at >= 0 else reason
+            course.say(ending(reason, step, course, saver))
             ahead.close()
         except BaseException as error:
             if step > begun:
                 saver.rescue(step, state, rank, error)
                 hand_over(error, state, course)
             raise
-        reason = "frozen" if course.failed_at >= 0 else reason
-        course.say(ending(reason, step, course, saver))
         return fitted(state, course, reason)
