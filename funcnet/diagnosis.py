@@ -171,7 +171,7 @@ def before_failure(trainer, data, state, steps, batch_size):
     zero = jnp.zeros((), jnp.int32)
     cautious, run = guard(trainer, patience=1), copy(Guarded(state, zero, zero, zero - 1))
     last = int(state.step) + check_count("steps", steps, 0)
-    ahead = chunks(cautious, data, run, steps=last, every=EVERY, batch_size=batch_size)
+    ahead = chunks(cautious, data, run, (), steps=last, every=EVERY, batch_size=batch_size)
     with contextlib.closing(ahead):
         for _, _, advance in ahead:
             run = advance(run)[0].state

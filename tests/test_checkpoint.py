@@ -7,6 +7,8 @@ import io
 import itertools
 import json
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 import zlib
@@ -166,6 +168,7 @@ TREES = {
     "not contiguous": {"a": np.arange(12.0).reshape(3, 4).T, "b": np.arange(9)[::-2]},
     "NaN and others": np.array([np.nan, -np.nan, np.inf, -0.0, 5e-324]).view(np.float64),
     "larger than a chunk": np.random.default_rng(0).integers(0, 256, (3 << 20) + 5, np.uint8),
+    "hashed in a thread": [np.arange(2 << 20, dtype=np.float32), np.ones((5, 1 << 17), np.uint8)],
 }
 
 
@@ -593,7 +596,7 @@ def test_an_error_in_the_background_comes_up_once_at_the_next_call(tmp_path, mon
             call()
         assert names(tmp_path) == [1]
         checkpoints.wait()
-    with pytest.raises(RuntimeError, match="after shutdown"):
+    with pytest.raises(RuntimeError, match="are closed"):
         checkpoints.save(4, N)
 
 
@@ -637,14 +640,89 @@ def test_the_order_of_a_save(tmp_path, monkeypatch):
 
 
 def test_stale_temporary_files_go_and_living_ones_stay(tmp_path):
-    (tmp_path / ".step-0000000001.safetensors.00.tmp").write_bytes(b"of one who was killed")
-    (tmp_path / ".other.tmp").write_bytes(b"not ours")
-    with files.create(tmp_path / ".step-0000000002.safetensors.00.tmp"):
+    killed, living = (f".step-000000000{n}.safetensors.{n:016x}.tmp" for n in (1, 2))
+    others = {".other.tmp", ".step-0000000001.safetensors.00.tmp", ".step-a.0123456789abcdef.tmp"}
+    for name in (killed, *others):
+        (tmp_path / name).touch()
+    with files.create(tmp_path / living):
         Checkpoints(tmp_path).close()
-        left = {path.name for path in tmp_path.iterdir()}
-    assert left == {".step-0000000002.safetensors.00.tmp", ".other.tmp"}
+        assert {path.name for path in tmp_path.iterdir()} == {living, *others}
     Checkpoints(tmp_path).close()
-    assert {path.name for path in tmp_path.iterdir()} == {".other.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == others
+
+
+def test_of_stale_files_those_of_the_very_name_go(tmp_path):
+    mine, others = ".a.0123456789abcdef.tmp", {".ab.0123456789abcdef.tmp", ".a.tmp", ".a.b.tmp"}
+    for name in (mine, *others):
+        (tmp_path / name).touch()
+    save(tmp_path / "a", N)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", *others}
+
+
+def test_what_cannot_be_removed_stops_no_save(tmp_path, monkeypatch):
+    """Nor is a folder of a checkpoint's name counted or touched."""
+    path_of(tmp_path, 1).mkdir()
+    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+        for step in (2, 3, 4):
+            checkpoints.save(step, N)
+        checkpoints.wait()
+        assert names(tmp_path) == [1, 3, 4]
+        failing(monkeypatch, "remove")
+        checkpoints.save(5, N)
+        with pytest.warns(UserWarning, match="could not remove an old checkpoint: OSError: .* 28"):
+            checkpoints.save(6, N)
+        checkpoints.save(7, N)
+    assert names(tmp_path) == [1, 3, 6, 7]
+    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+        checkpoints.save(8, N)
+    assert names(tmp_path) == [1, 7, 8]
+
+
+def test_the_digest_of_a_thread_is_that_of_the_whole(tmp_path):
+    tree = TREES["hashed in a thread"]
+    save(tmp_path / "a", tree)
+    data = bytearray((tmp_path / "a").read_bytes())
+    _, metadata, header = parsed(data)
+    digest = metadata["funcnet.sha256"].encode()
+    assert hashlib.sha256(data[len(header) :] + header.replace(digest, b"0" * 64)).hexdigest() == (
+        digest.decode()
+    )
+    with open(tmp_path / "a", "rb") as file:
+        reading = checkpoint.tensors.read_tensors(file, checkpoint.header.read_header(file))
+        next(reading)
+        assert "digest" in {thread.name for thread in threading.enumerate()}
+        reading.close()
+    assert "digest" not in {thread.name for thread in threading.enumerate()}
+    data[-1] ^= 1  # its CRC-32 is made to agree, so that the SHA-256 alone can tell
+    sums = json.loads(metadata["funcnet.crc32"])
+    crc = f"{zlib.crc32(data[-tree[1].nbytes :]):08x}"
+    (tmp_path / "a").write_bytes(data.replace(sums["1"].encode(), crc.encode()))
+    with pytest.raises(checkpoint.ChecksumError, match="expected the SHA-256"):
+        load(tmp_path / "a", tree)
+
+
+def test_where_no_thread_can_start_it_goes_without(monkeypatch):
+    def refused(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert_same(through_memory(tree := TREES["hashed in a thread"]), tree)
+
+
+@pytest.mark.slow
+def test_python_does_not_end_before_a_save_is_written(tmp_path):
+    code = (
+        "import sys, time, numpy as np\n"
+        "from funcnet.checkpoint import Checkpoints, files\n"
+        "sync = files.create\n"
+        "files.create = lambda path: (time.sleep(0.5), sync(path))[1]\n"
+        "Checkpoints(sys.argv[1]).save(1, np.ones(2 << 20))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(fn.__file__).parents[1])}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert told.stderr == ""
+    assert load(path_of(tmp_path, 1), np.ones(2 << 20)).all()
 
 
 def test_a_file_taken_for_stale_before_it_is_locked_is_made_anew(tmp_path, monkeypatch):

@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 import funcnet as fn
-from funcnet.host import chunks, loop, saver
+from funcnet.checkpoint import files
+from funcnet.data.feed import Ahead
+from funcnet.host import checks, chunks, loop, saver
 from funcnet.host.progress import Progress
 from funcnet.host.signals import listening
 from funcnet.training import run_keys
@@ -156,7 +158,8 @@ class Source:
 
 
 def test_batches_that_come_give_the_same_bits(monkeypatch, whole, tmp_path):
-    monkeypatch.setitem(sys.modules, "funcnet.data", types.SimpleNamespace(chunks=taken))
+    stand_in = types.SimpleNamespace(chunks=lambda *a, **how: Ahead(taken(*a, **how)))
+    monkeypatch.setitem(sys.modules, "funcnet.data", stand_in)
     monkeypatch.setattr(fn, "data", sys.modules["funcnet.data"], raising=False)
     first = fit(data=Source(), steps=14, checkpoints=tmp_path)
     second = fit(data=Source(), checkpoints=tmp_path)
@@ -172,7 +175,7 @@ def test_batches_that_come_give_the_same_bits(monkeypatch, whole, tmp_path):
         yield from itertools.islice(taken(*inputs, **how), 2)
         raise ValueError("the stream ended")
 
-    monkeypatch.setattr(sys.modules["funcnet.data"], "chunks", ending)
+    stand_in.chunks = lambda *inputs, **how: Ahead(ending(*inputs, **how))
     with pytest.raises(ValueError, match="the stream ended"):
         fit(data=Source(), checkpoints=tmp_path / "short", save_every=28)
     assert [path.name for path in (tmp_path / "short").iterdir()] == ["step-0000000014.safetensors"]
@@ -277,6 +280,130 @@ def test_a_callback_that_fails_leaves_a_checkpoint(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000000014.safetensors"]
 
 
+def unwritable(monkeypatch, times):
+    """The disk is full the first few times."""
+    count, sync = itertools.count(), files.sync
+
+    def full(file):
+        if next(count) < times:
+            raise OSError(28, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(files, "sync", full)
+
+
+def test_what_was_trained_goes_with_the_error(monkeypatch, whole, tmp_path):
+    unwritable(monkeypatch, times=9)
+    with (
+        pytest.warns(UserWarning, match="saved anew"),
+        pytest.raises(OSError, match="No") as raised,
+    ):
+        fit(checkpoints=tmp_path, save_every=70)
+    fitted = raised.value.fitted
+    same((fitted.state, fitted.loss, fitted.metrics), tuple(whole))
+    assert fitted.reason == "OSError"
+
+    def fails(step, state, metrics):
+        raise KeyError(step)
+
+    for folder in (tmp_path, None):
+        with pytest.raises(KeyError) as raised:
+            fit(steps=14, checkpoints=folder, callbacks=[fails])
+        noted = getattr(raised.value, "__notes__", [""])[0]
+        assert noted.startswith("nor was step 7 saved: OSError") == (folder is not None)
+        same(raised.value.fitted.loss, whole.loss[:7])
+        assert int(raised.value.fitted.state.step) == 7
+
+
+@pytest.mark.parametrize("save_every", [14, 28])
+def test_a_save_that_fails_once_is_made_up_for_by_the_last(save_every, monkeypatch, tmp_path):
+    unwritable(monkeypatch, times=1)
+    with pytest.warns(UserWarning, match="a save failed, and the last step is saved anew: OSError"):
+        assert fit(steps=21, checkpoints=tmp_path, save_every=save_every).reason == "steps"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000000021.safetensors"]
+
+
+def fit_blocked(gate, said):
+    """What it raises when after a chunk nothing comes, and it is interrupted, and again when it has
+    ended but for the source's thread."""
+    trained, ended = threading.Event(), threading.Event()
+
+    def blocked():
+        yield from [(X[:8], LABELS[:8])] * 7
+        for event in (trained, ended, gate):
+            event.wait()
+            if event is not gate:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    def report(what):
+        if isinstance(what, str):
+            said.append(what)
+            ended.set()
+
+    try:
+        look = [lambda *_: trained.set()]
+        fit(data=blocked(), batch_size=None, callbacks=look, report=report)
+    except KeyboardInterrupt as interrupt:
+        return interrupt
+
+
+def test_a_run_that_waits_for_data_is_saved_when_told_to_stop(tmp_path):
+    gate, trained = threading.Event(), threading.Event()
+
+    def late():
+        yield from [(X[:8], LABELS[:8])] * 7
+        trained.wait()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        gate.wait()
+
+    with fn.Checkpoints(tmp_path) as folder:
+        save = folder.save
+        folder.save = lambda *inputs: (save(*inputs), gate.set())
+        look = [lambda *_: trained.set()]
+        fitted = fit(
+            data=late(), batch_size=None, callbacks=look, checkpoints=folder, save_every=70
+        )
+    assert (fitted.reason, int(fitted.state.step)) == ("SIGTERM", 7)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000000007.safetensors"]
+
+
+def test_data_that_do_not_come_hold_no_interrupt_up(capfd):
+    """The first says what a second does, which ends it."""
+    gate = threading.Event()
+    fitted, told = fit_blocked(gate, said := []).fitted, "told to stop by SIGINT: "
+    assert capfd.readouterr().err.endswith(f"{told}ends with this chunk, again to end at once\n")
+    assert [text.startswith(f"{told}stopped at step 7 of 29") for text in said] == [True]
+    assert (int(fitted.state.step), len(fitted.loss)) == (7, 7)
+    assert fitted.reason == "KeyboardInterrupt"
+    gate.set()
+
+
+def test_an_interrupt_elsewhere_waits_for_no_data_either():
+    gate, begin = threading.Event(), time.monotonic()
+
+    def late():
+        yield from [(X[:8], LABELS[:8])] * 7
+        gate.wait(20)
+
+    twice = [interrupt(signal.SIGINT, 7), interrupt(signal.SIGINT, 7)]
+    with pytest.raises(KeyboardInterrupt) as raised:
+        fit(data=late(), batch_size=None, callbacks=twice)
+    gate.set()
+    assert time.monotonic() - begin < 20
+    assert int(raised.value.fitted.state.step) == 7
+
+
+@pytest.mark.slow
+def test_python_ends_though_data_do_not_come():
+    code = "import threading, test_fit; raise test_fit.fit_blocked(threading.Event(), [])"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=os.path.dirname(__file__), stderr=subprocess.PIPE,
+        text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(fn.__file__))},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (-2, "KeyboardInterrupt")
+
+
 def test_callbacks_see_each_chunk_and_a_state_that_lives(whole):
     seen = []
 
@@ -325,6 +452,7 @@ def test_the_best_is_kept_and_patience_ends_the_run(sign, monkeypatch, whole, tm
         return {"rank": sign * SCORES[int(state.step) // 7 - 1]}
 
     monkeypatch.setattr(loop, "score_of", scored)
+    monkeypatch.setattr(checks, "score_of", lambda *inputs: {"rank": 0.0})
     score = fn.sweeps.least("rank") if sign > 0 else fn.sweeps.greatest("rank")
     how = {"validation": HELD_OUT, "score": score, "patience": 3, "steps": 70}
     said = []
@@ -397,6 +525,46 @@ def test_logs_continue_without_a_step_twice(tmp_path):
     assert files[0].read_text() == "step,loss\n10,inf\n"
 
 
+def test_a_log_serves_one_run_after_another(tmp_path):
+    files = [tmp_path / "log.csv", tmp_path / "log.jsonl"]
+    logs = [fn.log_csv(files[0]), fn.log_jsonl(files[1])]
+    for log in logs:
+        for step, loss in ((10, 4.0), (20, 3.0), (10, 2.0), (20, 1.0)):
+            log(step, None, {"loss": loss})
+    assert files[0].read_text() == "step,loss\n10,2.0\n20,1.0\n"
+    rows = [json.loads(line) for line in files[1].read_text().splitlines()]
+    assert rows == [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0}]
+
+
+FOREIGN = {
+    "text": (b"Dear diary,\n\ntoday\n", "Dear diary"),
+    "a line without an end": (b"Dear diary", "Dear diary"),
+    "binary": (b"\x00\xff\xfe\n", "can't decode byte 0xff"),
+    "no step": (b'{"epoch": 1}\n', '{"epoch": 1}'),
+    "a step that is none": (b"step,loss\n1.5,2.0\n", "step"),
+    "a row of more": (b"step,loss\n1,2.0,3.0\n", "step"),
+    "a list": (b"[1, 2]\n", "[1, 2]"),
+    "a number": (b"1\n", "1"),
+    "a long line": (b"[" * 200_000 + b"\n", ""),
+    "a row without a step": (b"loss,step\n1.0\n", "loss"),
+}
+
+
+@pytest.mark.parametrize("log", [fn.log_csv, fn.log_jsonl])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_log_leaves_what_is_no_log(name, log, tmp_path):
+    file, (content, got) = tmp_path / "file", FOREIGN[name]
+    late = log(file)
+    file.write_bytes(content)
+    for work in (lambda: log(file), lambda: late(10, None, {"loss": 0.5})):
+        with pytest.raises(ValueError, match="file is no log of a run") as raised:
+            work()
+        assert got in str(raised.value)
+    assert file.read_bytes() == content
+    with pytest.raises(ValueError, match="expected a file, got a folder"):
+        log(tmp_path)
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -458,13 +626,35 @@ BAD = [
     ({"every": 0}, "every must be at least 1, got 0"),
     ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ({"data": iter(()), "steps": None, "epochs": 1}, "epochs are of data that have a length"),
+    (
+        {"data": Source(), "batch_size": None},
+        "for arrays in memory and for streams .* got Source: g",
+    ),
+    ({"time_limit": float("nan")}, "time_limit must be at least 0 seconds, got nan"),
+    ({"time_limit": -1}, "time_limit must be at least 0 seconds, got -1"),
+    ({"callbacks": nothing}, r"callbacks must be functions in a list, .*, got <function nothing"),
+    ({"callbacks": [None]}, r"callbacks must be functions in a list, .*, got \[None\]"),
+    ({"report": True}, "report must be a function, such as print, or None, got True"),
+    ({"validation": DATA, "score": "loss"}, "score must be a function of the metrics, .* 'loss'"),
+    ({"validation": DATA, "score": fn.sweeps.least("acuracy")}, r"\['accuracy', .* got 'acuracy'"),
+    ({"validation": (X[:, :1], LABELS)}, "dense expects 3 features"),
 ]
 
 
 @pytest.mark.parametrize(("how", "message"), BAD)
-def test_what_it_refuses(how, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_it_refuses_before_it_begins(how, message, monkeypatch):
+    monkeypatch.setattr(loop, "Saver", None)
+    with pytest.raises((ValueError, TypeError), match=message):
         fit(**how)
+
+
+def test_checkpoints_that_cannot_serve_are_refused(tmp_path):
+    checkpoints = fn.Checkpoints(tmp_path)
+    with checkpoints, pytest.raises(ValueError, match=r"give Checkpoints\(folder, keep_best=1\)"):
+        fit(checkpoints=checkpoints, validation=DATA)
+    with pytest.raises(RuntimeError, match="are closed"):
+        fit(checkpoints=checkpoints)
+    assert not list(tmp_path.iterdir())
 
 
 def small(loss):
@@ -474,8 +664,6 @@ def small(loss):
 
 def child():
     """A run in a process of its own, which says when it is at a place and then takes its time."""
-    from funcnet.checkpoint import files
-
     place, folder = sys.argv[1:]
     trainer, callbacks, waits = small(slow_loss), [], []
 
@@ -580,6 +768,17 @@ def test_a_finished_run_is_evaluated_when_asked_and_goes_no_further(tmp_path):
     same(again.state, first.state)
     fewer = fit(data=Source(), steps=7, checkpoints=tmp_path)
     assert (fewer.reason, len(fewer.loss)) == ("steps", 0)
+
+
+def test_a_damaged_best_is_missed_and_not_replaced_by_a_worse(tmp_path):
+    told = iter([1.0, 2.0, 3.0, 4.0, 5.0])
+    how = {"validation": DATA, "score": lambda metrics: next(told)}
+    fit(steps=28, checkpoints=tmp_path, **how)
+    with fn.Checkpoints(tmp_path, keep_best=1) as folder:
+        (tmp_path / "step-0000000007.safetensors").write_bytes(b"damaged")
+        with pytest.warns(UserWarning, match="the best state, of step 7, is lost: HeaderError"):
+            fitted = fit(steps=35, checkpoints=folder, **how)
+    assert (fitted.best, fitted.best_step) == (None, 7)
 
 
 def test_a_frozen_run_stays_frozen(tmp_path):

@@ -5,6 +5,7 @@ The functions up to `remove` are all that is ever done to a disk, one operation 
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -81,14 +82,15 @@ def replace(path: Path, fill: Callable[[BinaryIO], None]) -> None:
     sync_folder(path.parent)
 
 
-def remove_stale(folder: Path, name: str) -> None:
-    """Remove the temporary files, of names that begin with `name`, of writers that were killed.
+def remove_stale(folder: Path, names: str) -> None:
+    """Remove the temporary files of writers that were killed, where what they wrote was to have one
+    of `names`, a regular expression.
 
     Each is locked by its writer until it has its name, so no living writer loses one, whatever
     the process or machine, where the file system has locks; elsewhere they stay.
     """
     for path in folder.iterdir() if fcntl is not None else ():
-        if path.name.startswith(f".{name}") and path.name.endswith(".tmp"):
+        if re.fullmatch(rf"\.{names}\.[0-9a-f]{{16}}\.tmp", path.name):
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,7 +113,7 @@ def save(
     Raises `TypeError` for leaves that are no numbers, by name.
     """
     path = Path(path)
-    files.remove_stale(path.parent, path.name)
+    files.remove_stale(path.parent, re.escape(path.name))
     files.replace(
         path, lambda file: write_tree(file, tree, step=step, metric=metric, metadata=metadata)
     )

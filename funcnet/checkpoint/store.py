@@ -19,7 +19,7 @@ from funcnet.checkpoint.single import METRIC, metadata_of, read_metadata, read_t
 from funcnet.checkpoint.tensors import write_tensors
 from funcnet.pairs import Tree, check_count
 
-PREFIX = "step-"
+NAMES = r"step-(\d+)\.safetensors"
 
 
 class Skipped(NamedTuple):
@@ -38,12 +38,12 @@ class Restored(NamedTuple):
 
 
 def path_of(folder: Path, step: int) -> Path:
-    return folder / f"{PREFIX}{step:010d}.safetensors"
+    return folder / f"step-{step:010d}.safetensors"
 
 
 def steps_in(folder: Path) -> list[int]:
     """The steps that have a checkpoint, whole or not, in order."""
-    found = (re.fullmatch(rf"{PREFIX}(\d+)\.safetensors", path.name) for path in folder.iterdir())
+    found = (re.fullmatch(NAMES, path.name) for path in folder.iterdir())
     steps = sorted({int(match[1]) for match in found if match})
     return [step for step in steps if path_of(folder, step).exists()]
 
@@ -120,21 +120,22 @@ class Checkpoints:
         self.keep_best = check_count("keep_best", keep_best, 0)
         self.best = best
         files.make_folder(self.folder)
-        files.remove_stale(self.folder, PREFIX)
-        self.metrics = {
-            step: metric_in(path_of(self.folder, step)) for step in steps_in(self.folder)
-        }
+        files.remove_stale(self.folder, NAMES)
+        paths = {step: path_of(self.folder, step) for step in steps_in(self.folder)}
+        self.metrics = {step: metric_in(path) for step, path in paths.items() if path.is_file()}
         self.copies: dict[str, np.ndarray] = {}
         self.executor = ThreadPoolExecutor(1, "checkpoint")
-        self.pending: Future[None] | None = None
+        self.closed = False
+        self.pending: Future[list[OSError]] | None = None
 
     def save(self, step: int, tree: Tree, metric: float | None = None) -> None:
         """Copy the tree to the host, and have it written as the checkpoint of `step`.
 
         Once this returns the arrays may be donated or overwritten: the copy is complete. Its memory
         is kept for the next. It waits for the save before, whose error, if any, it raises in its
-        stead: nothing is then saved.
+        stead: nothing is then saved. Raises `RuntimeError` once it is closed.
         """
+        self.check_open()
         self.wait()
         tensors, kinds = tensors_of(tree)
         metadata = metadata_of(kinds, step, metric, None)
@@ -142,7 +143,15 @@ class Checkpoints:
         number = np.nan if metric is None else float(metric)
         self.pending = self.executor.submit(self._write, int(step), metadata, number)
 
+    def check_open(self) -> None:
+        if self.closed:
+            raise RuntimeError(
+                f"the Checkpoints of {self.folder} are closed, as by the end of their `with` "
+                "statement: open the folder again"
+            )
+
     def _write(self, step, metadata, metric):
+        """Write, and then remove what is not kept; the errors of what could not be removed."""
         files.replace(
             path_of(self.folder, step), lambda file: write_tensors(file, self.copies, metadata)
         )
@@ -150,17 +159,26 @@ class Checkpoints:
         steps = sorted(known for known in self.metrics if known <= step)
         rated = [known for known in steps if not np.isnan(self.metrics[known])]
         rated.sort(key=self.metrics.__getitem__, reverse=self.best is max)
-        for known in set(steps[: -self.keep_last]) - set(rated[: self.keep_best]):
-            with contextlib.suppress(FileNotFoundError):  # another writer's doing
-                files.remove(path_of(self.folder, known))
+        errors = []
+        for known in sorted(set(steps[: -self.keep_last]) - set(rated[: self.keep_best])):
             del self.metrics[known]
+            try:
+                files.remove(path_of(self.folder, known))
+            except FileNotFoundError:  # another writer's doing
+                pass
+            except OSError as error:
+                errors.append(error)
+        return errors
 
     def wait(self) -> None:
-        """Return once the last save is durable, or raise its error, once."""
+        """Return once the last save is durable, or raise its error, once. A warning tells of an old
+        checkpoint that could not be removed; it stays until the folder is opened again."""
         if self.pending is not None:
             wait_for([self.pending])
             pending, self.pending = self.pending, None
-            pending.result()
+            for error in pending.result():
+                text = f"could not remove an old checkpoint: {type(error).__name__}: {error}"
+                warnings.warn(text, stacklevel=2)
 
     def restore(self, like: Tree) -> Restored | None:
         """`restore_latest` of the folder, once the last save is durable."""
@@ -169,6 +187,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """`wait`, and accept no more."""
+        self.closed = True
         try:
             self.wait()
         finally:

@@ -1,10 +1,14 @@
 """Batches on the host, and chunks of them on the device, made in a thread ahead of their use."""
 
+import atexit
 import functools
 import itertools
+import queue
+import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from typing import Any
 
@@ -20,12 +24,33 @@ from funcnet.training import run_keys
 END = object()
 PLANNED = 64
 """Steps whose indices are computed at once where batches are taken one by one."""
+NAP = 0.1
+"""Seconds to wait at a time: an interrupt that comes just before a wait, or on Windows any, is not
+heeded before its end."""
+THREADS: weakref.WeakKeyDictionary[threading.Thread, Any] = weakref.WeakKeyDictionary()
+"""The orders of each thread that is to be waited for before Python ends."""
 
 
-def next_item(items, x64, device):
+@atexit.register
+def end_threads():
+    """As an executor does, but not for those that were left behind, whose data may never come."""
+    for thread, orders in list(THREADS.items()):
+        orders.put(None)
+        thread.join()
+
+
+def work(items, orders, x64, device):
+    """Have each future that is ordered become the next item."""
     # JAX's contexts are a thread's own.
     with jax.enable_x64(x64), jax.default_device(device):
-        return next(items, END)
+        while (future := orders.get()) is not None:
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(next(items, END))
+            except BaseException as error:
+                future.set_exception(error)
+            del future  # nor its item be kept
 
 
 class Ahead:
@@ -33,30 +58,39 @@ class Ahead:
 
     Use it in a `with` statement, or `close` it: no thread is left behind, nor is one after the last
     item, or where it is dropped. An error in the thread is raised in its item's place. An interrupt
-    while waiting loses no item.
+    while waiting loses no item; one that ends the `with` statement, or `close`, does not wait for
+    the item under way, which may never come.
     """
 
     def __init__(self, items: Iterable[Any], ahead: int = 2):
         ahead = check_count("ahead", ahead, 1)
-        self.items = iter(items)
-        self.context = [
-            getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_device")
-        ]
-        self.executor = ThreadPoolExecutor(1, "data")
+        context = [getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_device")]
+        self.orders: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
+        arguments = (iter(items), self.orders, *context)
+        self.thread = threading.Thread(target=work, args=arguments, name="data", daemon=True)
         self.pending: deque[Future[Any]] = deque()
+        THREADS[self.thread] = self.orders
+        self.thread.start()
+        weakref.finalize(self, self.orders.put, None)
         for _ in range(ahead):
             self._order()
 
     def _order(self):
-        self.pending.append(self.executor.submit(next_item, self.items, *self.context))
+        self.pending.append(Future())
+        self.orders.put(self.pending[-1])
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
+    def ready(self, seconds: float) -> bool:
+        """Whether the next item is there, or the end, after at most so many seconds."""
+        return not self.pending or bool(wait_for([self.pending[0]], seconds).done)
+
     def __next__(self) -> Any:
+        while not self.ready(NAP):
+            pass
         if not self.pending:
             raise StopIteration
-        wait_for([self.pending[0]])
         future = self.pending.popleft()
         if (error := future.exception()) is not None:
             self.close()
@@ -69,14 +103,25 @@ class Ahead:
 
     def close(self) -> None:
         """Stop, once the item under way is done; nothing more comes."""
-        self.executor.shutdown(cancel_futures=True)
-        self.pending.clear()
+        self._leave()
+        while self.thread.is_alive():
+            self.thread.join(NAP)
+
+    def _leave(self):
+        """Stop without waiting."""
+        THREADS.pop(self.thread, None)
+        while self.pending:
+            self.pending.pop().cancel()
+        self.orders.put(None)
 
     def __enter__(self) -> "Ahead":
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is KeyboardInterrupt:
+            self._leave()
+        else:
+            self.close()
 
 
 @functools.partial(jax.jit, static_argnames=("every", "n", "batch_size"))

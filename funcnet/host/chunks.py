@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -75,11 +75,25 @@ def count_examples(data) -> int:
     # A loader has a length too, but that of its batches.
     lookup = hasattr(data, "__getitem__") and not hasattr(data, "__iter__")
     if not lengths and not (hasattr(data, "__len__") and (hasattr(data, "take") or lookup)):
-        raise ValueError(f"epochs are of data that have a length: give steps for {data!r}")
+        raise ValueError(f"epochs are of data that have a length: give steps for {data!r:.80}")
     return lengths.pop() if lengths else len(data)
 
 
+def check_batch_size(data: Any, batch_size: int | None) -> None:
+    if batch_size is not None:
+        check_count("batch_size", batch_size, 1)
+    elif not in_memory(data):
+        from funcnet.data.sources import Stream, as_source
+
+        if not isinstance(as_source(data), Stream):
+            raise ValueError(
+                "batch_size=None, all of the data at once, is for arrays in memory and for streams "
+                f"of batches, got {type(data).__name__}: give a number"
+            )
+
+
 def count_steps(data, batch_size, steps, epochs) -> int:
+    check_batch_size(data, batch_size)
     if (steps is None) == (epochs is None):
         raise ValueError(f"fit expects steps or epochs, got steps={steps} and epochs={epochs}")
     if steps is not None:
@@ -87,17 +101,37 @@ def count_steps(data, batch_size, steps, epochs) -> int:
     if not (math.isfinite(epochs) and epochs >= 0):
         raise ValueError(f"epochs must be a finite number of at least 0, got {epochs}")
     length = count_examples(data)
-    size = length if batch_size is None else check_count("batch_size", batch_size, 1)
-    return math.ceil(epochs * length / size)
+    return math.ceil(epochs * length / (length if batch_size is None else batch_size))
+
+
+@contextlib.contextmanager
+def leaving(given: Generator[Any, None, None]) -> Iterator[Any]:
+    """`closing`, but the generator is told of an interrupt, and so does not wait for its data."""
+    try:
+        yield given
+    except KeyboardInterrupt as interrupt:
+        with contextlib.suppress(KeyboardInterrupt):
+            given.throw(interrupt)
+        raise
+    finally:
+        given.close()
 
 
 def chunks(
-    trainer: Trainer, data: Any, state: Any, *, steps: int, every: int, batch_size: int | None
-) -> Generator[tuple[int, int, Advance], None, None]:
+    trainer: Trainer,
+    data: Any,
+    state: Any,
+    heard: Sequence[str],
+    *,
+    steps: int,
+    every: int,
+    batch_size: int | None,
+) -> Generator[tuple[int, int, Any], None, None]:
     """(its steps, the examples in each, the program) of each chunk from the state's step on.
 
     Of data in memory they end at multiples of `every`, wherever they begin, so that a run which
-    continues has those that it would have had.
+    continues has those that it would have had. Once a signal is heard no data are waited for, and
+    an empty one comes.
     """
     step = int(state.step)
     if in_memory(data):
@@ -123,10 +157,16 @@ def chunks(
         every=every,
         batch_size=batch_size,
     )
-    with contextlib.closing(given):
-        for batches in given:
+    with given:
+        while not heard:
+            if not given.ready(0.1):
+                continue
+            batches = next(given, None)
+            if batches is None:
+                return
 
             def advance_on(state, batches=batches):
                 return train_on_batches(trainer, state, batches)
 
             yield *jax.tree.leaves(batches)[0].shape[:2], advance_on
+        yield 0, 0, None

@@ -9,13 +9,20 @@ import jax
 import numpy as np
 
 from funcnet.checkpoint import Checkpoints
-from funcnet.host.chunks import chunks, count_steps
+from funcnet.host.checks import (
+    check_callbacks,
+    check_checkpoints,
+    check_time,
+    check_validation,
+    multiple,
+)
+from funcnet.host.chunks import chunks, count_steps, leaving
 from funcnet.host.chunks import notes as notes_of
 from funcnet.host.course import Chunk, Course, Limits
-from funcnet.host.evaluation import held_out, score_of
+from funcnet.host.evaluation import score_of
 from funcnet.host.progress import progress_line
 from funcnet.host.saver import Saver
-from funcnet.host.signals import listening, told_to_stop
+from funcnet.host.signals import listening, to_stderr, told_to_stop
 from funcnet.pairs import Trainer, Tree, check_count, check_key, check_trainer
 from funcnet.sweeps.members import LEAST_LOSS
 
@@ -29,17 +36,26 @@ class Fitted(NamedTuple):
     loss: np.ndarray  # [steps], as in a Result
     metrics: dict[str, np.ndarray]  # each [steps]
     validation: dict[str, np.ndarray]  # each [evaluations], and "step"
-    best: Any  # the state of the least score; None without evaluations
+    best: Any  # the state of the least score; None without evaluations, or if it was damaged
     best_step: int | None
-    reason: str  # why it ended: "steps", "patience", "time", "frozen" or a signal's name
+    reason: (
+        str  # why it ended: "steps", "patience", "time", "frozen", a signal's or an error's name
+    )
 
 
-def multiple(name, value, every) -> int:
-    if value is None:
-        return every
-    if check_count(name, value, 1) % every:
-        raise ValueError(f"{name} must be a multiple of every, {every}, got {value}")
-    return value
+def fitted(state, course, reason) -> Fitted:
+    history = course.joined()
+    loss = history.pop("loss")
+    return Fitted(state, loss, history, course.scores(), course.best, course.best_step, reason)
+
+
+def hand_over(error, state, course) -> None:
+    """Put what a run has come to into an error, unless a chunk that failed has consumed it."""
+    if isinstance(error, Exception):  # else it is to end at once
+        with contextlib.suppress(Exception):
+            course.settle()
+    if not any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+        error.fitted = fitted(state, course, type(error).__name__)
 
 
 def passed(step: int, size: int, every: int) -> bool:
@@ -104,14 +120,18 @@ def fit(
     callbacks: functions of (step, state, metrics) at the end of each chunk, such as
     `log_csv(path)`; metrics are numbers by name, the means of the chunk's steps (of the learning
     rate the last), `validation_...` where it was evaluated, and `skipped` of a `guard`ed trainer.
-    The state is valid until they return, for the next chunk consumes it. What one raises, or the
-    data, is raised after a checkpoint of the last state.
+    The state is valid until they return, for the next chunk consumes it.
+
+    What a callback or the data raise is raised after a checkpoint of the last state. Whatever is
+    raised after the first chunk, as by a save that fails twice, has the `Fitted` so far as its
+    attribute `fitted`, but for an error in a chunk that consumed the state. A run that ends early
+    has taken more batches of a stream than it used, as they are read ahead.
 
     `validate_every` and `save_every` are multiples of `every`, which is their default. Without
     `validation` and `callbacks` a chunk is dispatched before the metrics of the last are fetched.
     After `time_limit` seconds, SIGINT (Ctrl-C) or SIGTERM the run ends with its chunk, saved, and
-    `reason` says so; a second Ctrl-C raises. A frozen run ends too. Where `jax.distributed` is
-    initialised its preemption notice counts, and SIGTERM is left to it; checkpoints are those of
+    `reason` says so; a second Ctrl-C raises at once. A frozen run ends too. Where `jax.distributed`
+    is initialised its preemption notice counts, and SIGTERM is left to it; checkpoints are those of
     one process.
     """
     check_trainer(trainer)
@@ -120,24 +140,23 @@ def fit(
     steps = count_steps(data, batch_size, steps, epochs)
     validate_every = multiple("validate_every", validate_every, every)
     save_every = multiple("save_every", save_every, every)
-    if patience is not None:
-        patience = check_count("patience", patience, 1)
-        if validation is None:
-            raise ValueError("patience needs validation data")
-    if validation is not None:
-        validation = held_out(validation)  # where it fits, on the device, once
+    check_time(time_limit)
+    callbacks = check_callbacks(report, callbacks)
+    check_checkpoints(checkpoints, validation)
+    validation = check_validation(trainer, key, validation, score, patience)
     with contextlib.ExitStack() as stack:
-        heard = stack.enter_context(listening())
+        heard = stack.enter_context(listening(None if report is None else to_stderr))
         saver = stack.enter_context(Saver(checkpoints))
         state, step = saver.start(trainer, key, report)
         course = Course(step, Limits(steps, patience, time_limit), score, report)
         course.failed_at = int(notes_of(state).get("failed_at", -1))
         if validation is not None and (best := saver.best(validate_every, state)) is not None:
             course.recall(*best)
-        ahead = chunks(trainer, data, state, steps=steps, every=every, batch_size=batch_size)
+        how: dict[str, Any] = {"steps": steps, "every": every, "batch_size": batch_size}
+        ahead = stack.enter_context(leaving(chunks(trainer, data, state, heard, **how)))
         reason, rank, begun = "steps", None, step
         try:
-            for size, examples, advance in stack.enter_context(contextlib.closing(ahead)):
+            for size, examples, advance in ahead:
                 told = told_to_stop(heard, step // every) or course.reason_to_stop()
                 if told is not None:
                     reason = told
@@ -160,15 +179,14 @@ def fit(
                 reason = heard[0] if heard else reason
             if validation is not None and step == steps and course.evaluated != step and not heard:
                 rank = course.judge(step, state, score_of(trainer, state, validation))
-        except Exception as error:
+            course.settle()
+            saver.finish(step, state, rank)
+            reason = "frozen" if course.failed_at >= 0 else reason
+            course.say(ending(reason, step, course, saver))
+            ahead.close()
+        except BaseException as error:
             if step > begun:
                 saver.rescue(step, state, rank, error)
+                hand_over(error, state, course)
             raise
-        saver.save(step, state, rank)
-        course.settle()
-        saver.finish(step, state, rank)
-        reason = "frozen" if course.failed_at >= 0 else reason
-        course.say(ending(reason, step, course, saver))
-        history = course.joined()
-        loss, best_step = history.pop("loss"), course.best_step
-        return Fitted(state, loss, history, course.scores(), course.best, best_step, reason)
+        return fitted(state, course, reason)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import warnings
 from typing import Any
 
 import jax
@@ -42,17 +43,20 @@ class Saver(contextlib.ExitStack):
 
     def best(self, every: int, like: Any) -> tuple[int, float, Any, int] | None:
         """(its step, its score, its state, evaluations since) of the best checkpoint up to where
-        the run began, if it is known."""
+        the run began, if it is known; without its state, and with a warning, if that is damaged."""
         if self.checkpoints is None or self.step < 0:
             return None
         known = {n: self.signed(m) for n, m in self.checkpoints.metrics.items() if n <= self.step}
         known = {n: score for n, score in known.items() if math.isfinite(score)}
-        with contextlib.suppress(CheckpointError, OSError):
-            if known:
-                best = min(known, key=known.__getitem__)
-                state = load(path_of(self.checkpoints.folder, best), like)
-                return best, known[best], state, self.step // every - best // every
-        return None
+        if not known:
+            return None
+        best, state = min(known, key=known.__getitem__), None
+        try:
+            state = load(path_of(self.checkpoints.folder, best), like)
+        except (CheckpointError, OSError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            warnings.warn(f"the best state, of step {best}, is lost: {reason}", stacklevel=3)
+        return best, known[best], state, self.step // every - best // every
 
     def signed(self, score):
         """A score, of which the least is best, as the checkpoints' metric, or the reverse."""
@@ -64,8 +68,11 @@ class Saver(contextlib.ExitStack):
             self.checkpoints.save(step, state, None if score is None else self.signed(score))
             self.step = step
 
-    def rescue(self, step: int, state: Any, score: float | None, error: Exception) -> None:
-        """Save what is there before an error is raised, which says so if that fails, too."""
+    def rescue(self, step: int, state: Any, score: float | None, error: BaseException) -> None:
+        """Save what is there before an error is raised, which says so if that fails, too; nothing
+        before an interrupt, which is to end the run at once."""
+        if not isinstance(error, Exception):
+            return
         try:
             self.save(step, state, score)
             self.wait()
@@ -73,10 +80,14 @@ class Saver(contextlib.ExitStack):
             error.add_note(f"nor was step {step} saved: {type(failure).__name__}: {failure}")
 
     def finish(self, step: int, state: Any, score: float | None) -> None:
-        """Wait for the last save, and try it once more if it failed: there is no later one."""
+        """Save the last step, and try once more if that failed, or the save before: there is no
+        later one."""
         try:
+            self.save(step, state, score)
             self.wait()
-        except OSError:
+        except OSError as error:
+            reason = f"{type(error).__name__}: {error}"
+            warnings.warn(f"a save failed, and the last step is saved anew: {reason}", stacklevel=3)
             self.step = -1
             self.save(step, state, score)
             self.wait()

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 import jax
@@ -28,11 +29,12 @@ from faulty.base import (
 
 from funcnet import checkpoint
 from funcnet.checkpoint import files
-from funcnet.checkpoint.store import path_of
+from funcnet.checkpoint.store import NAMES, path_of
 
 
 def failing_operations(scratch, quick):
-    """Every operation of a save fails in turn: full disk, no permission, failing disk."""
+    """Every operation of a save fails in turn: full disk, no permission, failing disk. Of an old
+    checkpoint that cannot be removed a warning tells, here an error too."""
     log = operations_of_a_save(scratch / "log")
     codes = itertools.cycle((errno.ENOSPC, errno.EACCES, errno.EIO))
     cases = [(index, next(codes)) for index in range(len(log)) for _ in range(1 if quick else 3)]
@@ -48,12 +50,16 @@ def failing_operations(scratch, quick):
 
         where = f"{os.strerror(code)}, {log[index]} ({index})"
         try:
-            with interposed(around):
+            with interposed(around), warnings.catch_warnings():
+                warnings.simplefilter("error")
                 go_on(folder)
             failures.append(f"{where}: silent")
         except OSError as error:
             if error.errno != code:
                 failures.append(f"{where}: another error, {error}")
+        except UserWarning as warning:
+            if log[index] != "remove" or os.strerror(code) not in str(warning):
+                failures.append(f"{where}: another warning, {warning}")
         wrongs = [*left_in(folder), *wrong_with(folder, (2, 3), (2, 3)), *wrong_afterwards(folder)]
         failures += [f"{where}: {wrong}" for wrong in wrongs]
     return len(cases), failures
@@ -130,7 +136,7 @@ def writes(folder, steps, tag, opened, go):
 
 def sweeps(folder):
     while True:
-        files.remove_stale(folder, "")
+        files.remove_stale(folder, NAMES)
 
 
 def two_writers(scratch, quick):
