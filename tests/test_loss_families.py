@@ -120,6 +120,32 @@ def test_log_cosh_keeps_its_digits_near_0_and_far_from_it():
         np.testing.assert_allclose(got[1], np.tanh(errors), rtol=rtol)
 
 
+CURVED = np.array([0.0, 0.25, -0.25, 1e-3, -1e-3, 1.0, -3.0, 40.0, 1e-40])
+CURVATURES = [
+    (Partial(fn.huber, delta=0.5), np.where(np.abs(CURVED) < 0.5, 1.0, 0.0)),
+    (Partial(fn.log_cosh), 1.0 / np.cosh(CURVED) ** 2),
+    (Partial(fn.mean_squared_error), np.full(9, 2.0)),
+    (Partial(fn.mean_absolute_error), np.zeros(9)),
+    (Partial(fn.binary_focal, gamma=0.0), 1.0 / (2.0 * np.cosh(CURVED / 2.0)) ** 2),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_second_derivatives_are_the_closed_ones(dtype):
+    """At an error of 0 too."""
+    losses = [loss for loss, _ in CURVATURES]
+
+    @jax.jit
+    def curvatures(losses, errors):
+        twice = [jax.grad(jax.grad(lambda e, f=f: f(e[None], jnp.zeros(1))[0])) for f in losses]
+        return [jax.vmap(curvature)(errors) for curvature in twice]
+
+    with jax.enable_x64(dtype == np.float64):
+        found = curvatures(losses, CURVED.astype(dtype))
+    for got, (_, wanted) in zip(found, CURVATURES, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=50 * np.finfo(dtype).eps, atol=1e-15)
+
+
 def test_multiclass_hinge_is_against_the_best_other_class():
     labels = np.where(np.arange(6) < 3, LABELS, LOGITS.argmax(axis=1))
     with jax.enable_x64(True):
@@ -240,6 +266,34 @@ def test_extreme_inputs_have_finite_values_and_gradients(engine):
     for (loss, *_, wanted), (values, gradient) in zip(FINITE, results, strict=True):
         np.testing.assert_allclose(values, [wanted], rtol=1e-5, atol=1e-6, err_msg=loss.__name__)
         assert np.isfinite(gradient).all(), loss.__name__
+
+
+INFINITE = [  # log-odds; the value and the gradient
+    (Partial(fn.focal, gamma=0.0), [[0.0, -np.inf]], [0], 0.0, [[0.0, 0.0]]),
+    (Partial(fn.focal, gamma=2.0), [[0.0, -np.inf]], [0], 0.0, [[0.0, 0.0]]),
+    (Partial(fn.focal, gamma=0.0), [[1.0]], [0], 0.0, [[0.0]]),
+    (Partial(fn.focal, gamma=2.0), [[0.0, -np.inf]], [1], np.inf, [[1.0, -1.0]]),
+    (Partial(fn.binary_focal, gamma=0.0), [[np.inf]], [[1.0]], 0.0, [[0.0]]),
+    (Partial(fn.binary_focal, gamma=2.0), [[np.inf]], [[1.0]], 0.0, [[0.0]]),
+    (Partial(fn.binary_focal, gamma=0.0), [[-np.inf]], [[0.0]], 0.0, [[0.0]]),
+    (Partial(fn.binary_focal, gamma=2.0), [[-np.inf]], [[1.0]], np.inf, [[-1.0]]),
+    (Partial(fn.binary_focal, gamma=2.0), [[np.inf]], [[0.0]], np.inf, [[1.0]]),
+]
+
+
+def test_focal_losses_of_infinite_log_odds_are_the_limits():
+    cases = [(loss, np.float32(x), np.asarray(y)) for loss, x, y, _, _ in INFINITE]
+    for engine in (value_and_gradient, by_hand):
+        for found, (*_, value, gradient) in zip(together(engine, cases), INFINITE, strict=True):
+            np.testing.assert_array_equal(found[0], [value])
+            np.testing.assert_array_equal(found[1], gradient)
+
+    def total(losses):
+        return sum(loss(*case[1:])[0] for loss, case in zip(losses, cases, strict=True))
+
+    of_numbers = jax.jit(jax.grad(total))
+    for slope in jax.tree.leaves(of_numbers([case[0] for case in cases])):
+        assert slope == 0.0
 
 
 NUMBERS = {
