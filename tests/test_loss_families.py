@@ -243,6 +243,7 @@ FINITE = [
     (fn.multiclass_hinge, HUGE, np.array([1]), 5e30),
     (fn.multi_margin, HUGE, np.array([1]), 8e30 / 3),
     (fn.focal, HUGE, np.array([1]), 5e30),
+    (fn.focal, 1e8 * HUGE, np.array([0]), 2e38),
     (fn.focal, np.float32([[7.0]]), np.array([0]), 0.0),
     (fn.binary_focal, HUGE, np.float32([[0, 1, 1]]), 1e30),
     (fn.binary_focal, np.float32([[np.inf, -np.inf]]), np.float32([[1, 0]]), 0.0),
@@ -256,6 +257,7 @@ FINITE = [
     (fn.cosine_distance, HUGE, 0 * HUGE, 1.0),
     (fn.cosine_distance, np.float32([[1e-20, 0]]), np.float32([[1, 0]]), 1.0),
     (fn.triplet, np.stack([HUGE, -HUGE, HUGE], axis=1), None, np.sqrt(56.0) * 1e30),
+    (fn.triplet, 3e7 * np.stack([HUGE, -HUGE, HUGE], axis=1), None, np.sqrt(56.0) * 3e37),
     (fn.info_nce, np.stack([HUGE, 0 * HUGE], axis=1), None, 0.0),
 ]
 
@@ -294,6 +296,13 @@ def test_focal_losses_of_infinite_log_odds_are_the_limits():
     of_numbers = jax.jit(jax.grad(total))
     for slope in jax.tree.leaves(of_numbers([case[0] for case in cases])):
         assert slope == 0.0
+
+
+def test_no_bound_of_the_variance_has_no_gradient():
+    with_bound = jax.grad(lambda eps: fn.gaussian_nll(zeros(1, 2), zeros(1), eps=eps)[0])
+    assert with_bound(0.0) == 0.0
+    prediction, target = np.float32([[1.0, -30.0]]), np.float32([1.0])
+    np.testing.assert_allclose(fn.gaussian_nll(prediction, target, eps=0.0), [-15.0])
 
 
 NUMBERS = {
