@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from members import FULL
 
 import funcnet as fn
 from funcnet import chain_rule
@@ -303,6 +304,22 @@ def test_no_bound_of_the_variance_has_no_gradient():
     assert with_bound(0.0) == 0.0
     prediction, target = np.float32([[1.0, -30.0]]), np.float32([1.0])
     np.testing.assert_allclose(fn.gaussian_nll(prediction, target, eps=0.0), [-15.0])
+
+
+def test_lengths_of_vectors_that_the_compiler_knows_are_no_less_in_range():
+    """As users compile."""
+    x, y = np.float32([[3.0, 0.0, 4.0], [-4.0, 0.0, 3.0]])[:, None]
+
+    @functools.partial(jax.jit, compiler_options=FULL)
+    def of_constants():
+        triple = jnp.asarray(1e20 * np.stack([x, y, x], axis=1))
+        losses = [fn.cosine_distance(1e20 * x, x + y), 1e-20 * fn.triplet(triple)]
+        slope = jax.grad(lambda z: fn.cosine_distance(z, jnp.asarray(y)).sum())(1e20 * x)
+        return losses, 1e20 * slope
+
+    losses, slope = of_constants()
+    np.testing.assert_allclose(losses, [[1.0 - 0.5**0.5], [50.0**0.5]], rtol=1e-5)
+    np.testing.assert_allclose(slope, -y / 25.0, rtol=1e-5, atol=1e-7)
 
 
 NUMBERS = {

@@ -104,6 +104,7 @@ def log_sum(terms, axis=-1):
 def norm(x, eps=0.0):
     """sqrt(sum x^2 + eps) over the last axis, kept, for numbers of any finite size; the gradient
     at 0 is 0."""
+    x = lax.optimization_barrier(x)  # of numbers that it knows XLA makes (c x)^2 to c^2 x^2
     least = jnp.maximum(lax.stop_gradient(eps), 4.0 * jnp.finfo(x.dtype).tiny).astype(x.dtype)
     largest = lax.stop_gradient(jnp.abs(x)).max(-1, keepdims=True, initial=0.0)
     # So that neither its square nor its inverse, which divisions by it become, is 0.
