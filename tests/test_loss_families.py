@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from members import FULL
 
 import funcnet as fn
 from funcnet import chain_rule
@@ -120,6 +121,32 @@ def test_log_cosh_keeps_its_digits_near_0_and_far_from_it():
         np.testing.assert_allclose(got[1], np.tanh(errors), rtol=rtol)
 
 
+CURVED = np.array([0.0, 0.25, -0.25, 1e-3, -1e-3, 1.0, -3.0, 40.0, 1e-40])
+CURVATURES = [
+    (Partial(fn.huber, delta=0.5), np.where(np.abs(CURVED) < 0.5, 1.0, 0.0)),
+    (Partial(fn.log_cosh), 1.0 / np.cosh(CURVED) ** 2),
+    (Partial(fn.mean_squared_error), np.full(9, 2.0)),
+    (Partial(fn.mean_absolute_error), np.zeros(9)),
+    (Partial(fn.binary_focal, gamma=0.0), 1.0 / (2.0 * np.cosh(CURVED / 2.0)) ** 2),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_second_derivatives_are_the_closed_ones(dtype):
+    """At an error of 0 too."""
+    losses = [loss for loss, _ in CURVATURES]
+
+    @jax.jit
+    def curvatures(losses, errors):
+        twice = [jax.grad(jax.grad(lambda e, f=f: f(e[None], jnp.zeros(1))[0])) for f in losses]
+        return [jax.vmap(curvature)(errors) for curvature in twice]
+
+    with jax.enable_x64(dtype == np.float64):
+        found = curvatures(losses, CURVED.astype(dtype))
+    for got, (_, wanted) in zip(found, CURVATURES, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=50 * np.finfo(dtype).eps, atol=1e-15)
+
+
 def test_multiclass_hinge_is_against_the_best_other_class():
     labels = np.where(np.arange(6) < 3, LABELS, LOGITS.argmax(axis=1))
     with jax.enable_x64(True):
@@ -217,6 +244,7 @@ FINITE = [
     (fn.multiclass_hinge, HUGE, np.array([1]), 5e30),
     (fn.multi_margin, HUGE, np.array([1]), 8e30 / 3),
     (fn.focal, HUGE, np.array([1]), 5e30),
+    (fn.focal, 1e8 * HUGE, np.array([0]), 2e38),
     (fn.focal, np.float32([[7.0]]), np.array([0]), 0.0),
     (fn.binary_focal, HUGE, np.float32([[0, 1, 1]]), 1e30),
     (fn.binary_focal, np.float32([[np.inf, -np.inf]]), np.float32([[1, 0]]), 0.0),
@@ -230,6 +258,7 @@ FINITE = [
     (fn.cosine_distance, HUGE, 0 * HUGE, 1.0),
     (fn.cosine_distance, np.float32([[1e-20, 0]]), np.float32([[1, 0]]), 1.0),
     (fn.triplet, np.stack([HUGE, -HUGE, HUGE], axis=1), None, np.sqrt(56.0) * 1e30),
+    (fn.triplet, 3e7 * np.stack([HUGE, -HUGE, HUGE], axis=1), None, np.sqrt(56.0) * 3e37),
     (fn.info_nce, np.stack([HUGE, 0 * HUGE], axis=1), None, 0.0),
 ]
 
@@ -240,6 +269,57 @@ def test_extreme_inputs_have_finite_values_and_gradients(engine):
     for (loss, *_, wanted), (values, gradient) in zip(FINITE, results, strict=True):
         np.testing.assert_allclose(values, [wanted], rtol=1e-5, atol=1e-6, err_msg=loss.__name__)
         assert np.isfinite(gradient).all(), loss.__name__
+
+
+INFINITE = [  # log-odds; the value and the gradient
+    (Partial(fn.focal, gamma=0.0), [[0.0, -np.inf]], [0], 0.0, [[0.0, 0.0]]),
+    (Partial(fn.focal, gamma=2.0), [[0.0, -np.inf]], [0], 0.0, [[0.0, 0.0]]),
+    (Partial(fn.focal, gamma=0.0), [[1.0]], [0], 0.0, [[0.0]]),
+    (Partial(fn.focal, gamma=2.0), [[0.0, -np.inf]], [1], np.inf, [[1.0, -1.0]]),
+    (Partial(fn.binary_focal, gamma=0.0), [[np.inf]], [[1.0]], 0.0, [[0.0]]),
+    (Partial(fn.binary_focal, gamma=2.0), [[np.inf]], [[1.0]], 0.0, [[0.0]]),
+    (Partial(fn.binary_focal, gamma=0.0), [[-np.inf]], [[0.0]], 0.0, [[0.0]]),
+    (Partial(fn.binary_focal, gamma=2.0), [[-np.inf]], [[1.0]], np.inf, [[-1.0]]),
+    (Partial(fn.binary_focal, gamma=2.0), [[np.inf]], [[0.0]], np.inf, [[1.0]]),
+]
+
+
+def test_focal_losses_of_infinite_log_odds_are_the_limits():
+    cases = [(loss, np.float32(x), np.asarray(y)) for loss, x, y, _, _ in INFINITE]
+    for engine in (value_and_gradient, by_hand):
+        for found, (*_, value, gradient) in zip(together(engine, cases), INFINITE, strict=True):
+            np.testing.assert_array_equal(found[0], [value])
+            np.testing.assert_array_equal(found[1], gradient)
+
+    def total(losses):
+        return sum(loss(*case[1:])[0] for loss, case in zip(losses, cases, strict=True))
+
+    of_numbers = jax.jit(jax.grad(total))
+    for slope in jax.tree.leaves(of_numbers([case[0] for case in cases])):
+        assert slope == 0.0
+
+
+def test_no_bound_of_the_variance_has_no_gradient():
+    with_bound = jax.grad(lambda eps: fn.gaussian_nll(zeros(1, 2), zeros(1), eps=eps)[0])
+    assert with_bound(0.0) == 0.0
+    prediction, target = np.float32([[1.0, -30.0]]), np.float32([1.0])
+    np.testing.assert_allclose(fn.gaussian_nll(prediction, target, eps=0.0), [-15.0])
+
+
+def test_lengths_of_vectors_that_the_compiler_knows_are_no_less_in_range():
+    """As users compile."""
+    x, y = np.float32([[3.0, 0.0, 4.0], [-4.0, 0.0, 3.0]])[:, None]
+
+    @functools.partial(jax.jit, compiler_options=FULL)
+    def of_constants():
+        triple = jnp.asarray(1e20 * np.stack([x, y, x], axis=1))
+        losses = [fn.cosine_distance(1e20 * x, x + y), 1e-20 * fn.triplet(triple)]
+        slope = jax.grad(lambda z: fn.cosine_distance(z, jnp.asarray(y)).sum())(1e20 * x)
+        return losses, 1e20 * slope
+
+    losses, slope = of_constants()
+    np.testing.assert_allclose(losses, [[1.0 - 0.5**0.5], [50.0**0.5]], rtol=1e-5)
+    np.testing.assert_allclose(slope, -y / 25.0, rtol=1e-5, atol=1e-7)
 
 
 NUMBERS = {

@@ -1,6 +1,8 @@
 """Schedules against golden numbers and closed forms."""
 
 import functools
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from golden.problems import SCHEDULE_STEPS, SCHEDULES
 from jax.tree_util import Partial
+from members import FULL
 
 import funcnet as fn
 
@@ -133,6 +136,64 @@ def test_restarts_of_any_multiplier_begin_at_the_top():
         np.testing.assert_allclose(values(schedule, steps)[there], wanted[there], rtol=2e-5)
 
 
+LENGTHS = ["41", "47", "55", "7", "12.3", "0.1"]
+PERIODIC = [  # of a length; the value after whole periods, with the length's share of what is left
+    (lambda n: fn.step_decay(1.0, 0.9, n), lambda k, left: 0.9**k),
+    (lambda n: fn.cyclic(0, 1, 0, n, cycle_decay=0.9), lambda k, left: 0.9**k * left),
+    (lambda n: fn.cyclic(0, 1, n, 0, cycle_decay=0.9), lambda k, left: 0.9**k * (1 - left)),
+    (lambda n: fn.cosine_restarts(1, n, decay=0.9), lambda k, left: 0.9**k * half_cosine(left)),
+    (lambda n: fn.polynomial(1, 0, n, 0.1), lambda k, left: left**0.1 if k == 0 else 0.0),
+    (lambda n: fn.polynomial(1, 0, n, 0), lambda k, left: 1.0 if k == 0 else 0.0),
+]
+
+
+def half_cosine(left):
+    return (1 - math.cos(math.pi * left)) / 2
+
+
+def test_periods_begin_at_their_step_also_where_the_compiler_knows_the_length():
+    """As users compile: there a step over a length known in advance is a product, rounded."""
+    begins = [k * n for n in (41, 47, 55) for k in (1, 2, 4, 7, 9)] + [3, 123, 246]
+    steps = np.array([begin - before for begin in begins for before in (0, 1)])
+    schedules = [make(float(length)) for make, _ in PERIODIC for length in LENGTHS]
+
+    def compute(schedules, steps):
+        return jax.lax.map(lambda step: [s(step) for s in schedules], steps)
+
+    known = jax.jit(lambda steps: compute(schedules, steps), compiler_options=FULL)(steps)
+    bound = jax.jit(compute, compiler_options=FULL)(schedules, steps)
+    for found in (known, bound):
+        values = iter(found)
+        for _, formula in PERIODIC:
+            for length in LENGTHS:
+                passed = [Fraction(int(step)) / Fraction(length) for step in steps]
+                wanted = [formula(int(x), float(1 - x % 1)) for x in passed]
+                np.testing.assert_allclose(next(values), wanted, atol=4e-4, err_msg=length)
+
+
+def test_restarts_stay_at_their_step_in_long_runs():
+    got = values(fn.cosine_restarts(1.0, 1000), [5_999_999, 6_000_000])
+    np.testing.assert_allclose(got, [0.0, 1.0], atol=1e-5)
+
+
+def test_before_the_first_step_the_value_is_its():
+    """Whatever a step of -3 would be multiplied or divided by."""
+    schedules = [
+        fn.step_decay(1, 0.5, 0),
+        fn.step_decay(1, 0.5, 2),
+        fn.cyclic(0.1, 1, 0, 0, cycle_decay=0.5, step_decay=0.5),
+        fn.cyclic(0.1, 1, 0, 2, cycle_decay=0.5),
+        fn.cosine_restarts(1, 0, multiplier=2, decay=0.5),
+        fn.exponential(1, 0.5, steps=0),
+        fn.exponential(1, 0),
+        fn.inverse_time(1, 0.5),
+    ]
+    compute = jax.jit(lambda all, steps: [jax.vmap(schedule)(steps) for schedule in all])
+    for got in compute(schedules, jnp.array([-1000, -3, -2, -1, 0])):
+        np.testing.assert_allclose(got, got[-1])
+        assert np.isfinite(got[-1])
+
+
 def test_restarts_are_continuous_in_the_multiplier_at_1():
     with jax.enable_x64(True):
 
@@ -151,14 +212,22 @@ def test_numbers_are_gradients_without_nan_at_every_step():
     schedules = [case.schedule for case in CASES]
     schedules += [fn.polynomial(1.0, 0.0, 5, 0.5), fn.linear(0, 1, 0), fn.cosine(1, 0)]
     schedules += [fn.warmup_stable_decay(1, 0, 0, 0), fn.one_cycle(1, 0, 0), fn.cyclic(0, 1, 0, 0)]
-    schedules += [fn.inverse_square_root(1, 0)]
+    schedules += [fn.inverse_square_root(1, 0), fn.step_decay(1, 0.5, 0), fn.inverse_time(1, 0.5)]
+    schedules += [fn.exponential(1, 0), fn.exponential(1, 0, steps=4), fn.step_decay(1, 0, 3)]
+    schedules += [fn.cyclic(0, 1, 3, cycle_decay=0, step_decay=0), fn.cyclic(0, 1, 0, 3)]
+    schedules += [fn.cosine_restarts(1, 4, decay=0), fn.cosine_restarts(1, 0, multiplier=2)]
 
     @jax.jit
     def slopes(schedules, steps):
         return jax.vmap(lambda t: jax.grad(lambda all: sum(s(t) for s in all))(schedules))(steps)
 
-    for leaf in jax.tree.leaves(slopes(schedules, jnp.arange(61))):
+    for leaf in jax.tree.leaves(slopes(schedules, jnp.arange(-3, 61))):
         assert np.isfinite(leaf).all()
+
+
+def test_a_factor_of_0_has_the_gradient_of_whole_powers():
+    slope = jax.jit(jax.vmap(jax.grad(lambda f, step: fn.step_decay(2.0, f, 1)(step)), (None, 0)))
+    np.testing.assert_array_equal(slope(0.0, jnp.arange(4)), [0.0, 2.0, 0.0, 0.0])
 
 
 def test_wrong_pieces_are_named():

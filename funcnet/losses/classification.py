@@ -125,7 +125,10 @@ def cross_entropy_weights(labels, *, weight=None, label_smoothing=None, ignore_l
 def focused(log_odds, gamma):
     """(1 - p)^gamma (-log p) for p = s(log_odds), the power taken in logarithms."""
     gamma = jnp.asarray(number("gamma", gamma, 0.0), log_odds.dtype)
-    return jnp.exp(-gamma * jax.nn.softplus(log_odds)) * jax.nn.softplus(-log_odds)
+    # Far from 0 either the power is 1 or -log p is 0, in any dtype, and infinities would meet 0.
+    far = jnp.abs(log_odds) > 1e3
+    power = jnp.exp(-gamma * jax.nn.softplus(jnp.where(far, 0.0, log_odds)))
+    return jnp.where(far, 1.0, power) * jax.nn.softplus(-log_odds)
 
 
 def focal(logits, labels, *, gamma=2.0):

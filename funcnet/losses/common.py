@@ -104,8 +104,10 @@ def log_sum(terms, axis=-1):
 def norm(x, eps=0.0):
     """sqrt(sum x^2 + eps) over the last axis, kept, for numbers of any finite size; the gradient
     at 0 is 0."""
+    x = lax.optimization_barrier(x)  # of numbers that it knows XLA makes (c x)^2 to c^2 x^2
     least = jnp.maximum(lax.stop_gradient(eps), 4.0 * jnp.finfo(x.dtype).tiny).astype(x.dtype)
     largest = lax.stop_gradient(jnp.abs(x)).max(-1, keepdims=True, initial=0.0)
-    scale = jnp.maximum(largest, jnp.sqrt(least))  # so that its square is not 0
+    # So that neither its square nor its inverse, which divisions by it become, is 0.
+    scale = jnp.maximum(0.25 * largest, jnp.sqrt(least))
     total = jnp.square(x / scale).sum(-1, keepdims=True) + jnp.asarray(eps, x.dtype) / scale / scale
     return scale * jnp.where(total == 0.0, 0.0, jnp.sqrt(jnp.where(total == 0.0, 1.0, total)))

@@ -54,7 +54,8 @@ def gaussian_nll(prediction, target, *, eps=1e-6):
             f"target [n, ..., k], got {prediction.shape} and {target.shape}"
         )
     mean, log_variance = jnp.split(widen(prediction), 2, axis=-1)
-    least = jnp.log(jnp.asarray(number("eps", eps, 0.0), mean.dtype))
+    eps = jnp.asarray(number("eps", eps, 0.0), mean.dtype)
+    least = jnp.where(eps > 0.0, jnp.log(jnp.where(eps > 0.0, eps, 1.0)), -jnp.inf)
     passed = log_variance - lax.stop_gradient(log_variance)
     log_variance = jnp.where(log_variance < least, least + passed, log_variance)
     error = (target.astype(mean.dtype) - mean) * jnp.exp(-0.5 * log_variance)

@@ -39,10 +39,11 @@ def huber(prediction, target, *, delta=1.0):
     PyTorch's `smooth_l1_loss` with `beta` is this, with delta = beta, over beta.
     """
     prediction, target = same_shape("huber", prediction, target)
-    error = magnitude(prediction - target)
+    error = prediction - target
     delta = jnp.asarray(number("delta", delta, 0.0), error.dtype)
-    near = jnp.minimum(error, delta)
-    return per_example(0.5 * jnp.square(near) + delta * (error - near))
+    near = jnp.clip(error, -delta, delta)  # signed, so that the second derivative at 0 is 1
+    beyond = magnitude(error) - magnitude(near)
+    return per_example(0.5 * jnp.square(near) + delta * beyond)
 
 
 def log_cosh(prediction, target):
@@ -53,8 +54,9 @@ def log_cosh(prediction, target):
     for errors near 0, where that loses all digits; PyTorch has none.
     """
     prediction, target = same_shape("log_cosh", prediction, target)
-    error = magnitude(prediction - target)
-    # cosh e = 1 + 2 sinh^2(e / 2), and exp(e) (1 + exp(-2e)) / 2 where that overflows.
-    near = jnp.log1p(2.0 * jnp.square(jnp.sinh(0.5 * jnp.minimum(error, 1.0))))
-    far = error + jnp.log1p(jnp.exp(-2.0 * error)) - jnp.log(2.0).astype(error.dtype)
-    return per_example(jnp.where(error < 1.0, near, far))
+    error = prediction - target
+    size = magnitude(error)
+    # cosh e = 1 + 2 sinh^2(e / 2), and exp|e| (1 + exp(-2|e|)) / 2 where that overflows.
+    near = jnp.log1p(2.0 * jnp.square(jnp.sinh(0.5 * jnp.clip(error, -1.0, 1.0))))
+    far = size + jnp.log1p(jnp.exp(-2.0 * size)) - jnp.log(2.0).astype(error.dtype)
+    return per_example(jnp.where(size < 1.0, near, far))

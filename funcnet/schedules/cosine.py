@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcnet.pairs import number
-from funcnet.schedules.decay import progress
+from funcnet.schedules.decay import periods, power, progress, since_start
 
 
 def fall(progress):
@@ -84,15 +84,17 @@ def periods_before(count, growth):
 
 def restart_value(step, *, value, steps, multiplier, decay, end):
     """At x periods from the start, k restarts are past: 1 + ... + m^(k - 1) <= x."""
-    x = jnp.asarray(step, float) / jnp.maximum(steps, 1e-3)
+    step, steps = since_start(step), jnp.maximum(steps, 1e-3)
+    x = step / steps
     growth = jnp.asarray(multiplier - 1.0, float)
     even = jnp.abs(growth) < 1e-6
     safe = jnp.where(even, 1.0, growth)
-    count = jnp.floor(jnp.where(even, x, jnp.log1p(safe * x) / jnp.log1p(safe)))
+    count = jnp.floor(jnp.log1p(safe * x) / jnp.log1p(safe))
     # The logarithms, rounded, may be one short where a period begins.
     count += x >= periods_before(count + 1.0, growth) * (1.0 - 1e-6)
+    count = jnp.where(even, periods(step, steps), count)
     inside = (x - periods_before(count, growth)) / multiplier**count
-    return end + (value * decay**count - end) * fall(jnp.clip(inside, 0.0, 1.0))
+    return end + (value * power(decay, count) - end) * fall(jnp.clip(inside, 0.0, 1.0))
 
 
 def cosine_restarts(

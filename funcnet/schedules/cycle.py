@@ -5,7 +5,7 @@ from jax.tree_util import Partial
 
 from funcnet.pairs import number
 from funcnet.schedules.cosine import fall
-from funcnet.schedules.decay import progress
+from funcnet.schedules.decay import periods, power, progress, since_start
 
 
 def one_cycle_ends(peak, div_factor, final_div_factor):
@@ -74,12 +74,13 @@ def linear_one_cycle(
 
 
 def cyclic_value(step, *, low, high, up_steps, down_steps, cycle_decay, step_decay):
-    step, whole = jnp.asarray(step, float), jnp.maximum(up_steps + down_steps, 1e-3)
-    cycle = jnp.floor(step / whole)
-    inside = step - cycle * whole
+    step = since_start(step)
+    whole = jnp.maximum(jnp.asarray(up_steps, float) + down_steps, 1e-3)
+    cycle = periods(step, whole)
+    inside = jnp.maximum(step - cycle * whole, 0.0)
     up, down = progress(inside, 0.0, up_steps), progress(inside, up_steps, down_steps)
     height = jnp.where(inside < up_steps, up, 1.0 - down)
-    return low + (high - low) * height * cycle_decay**cycle * step_decay**step
+    return low + (high - low) * height * power(cycle_decay, cycle) * power(step_decay, step)
 
 
 def cyclic(

@@ -11,6 +11,24 @@ def progress(step, begin, steps):
     return jnp.clip((jnp.asarray(step, float) - begin) / jnp.maximum(steps, 1e-3), 0.0, 1.0)
 
 
+def since_start(step):
+    """The step as a float, and the first one's, 0, before it."""
+    return jnp.maximum(jnp.asarray(step, float), 0.0)
+
+
+def periods(step, steps):
+    """floor(step / steps), which a compiler that multiplies by 1 / steps could take one off."""
+    count = jnp.floor(step / steps)
+    return count + (step >= (count + 1.0) * steps) - (step < count * steps)
+
+
+def power(base, exponent):
+    """base^exponent of numbers of at least 0, with 0^0 = 1 and a finite gradient at base 0."""
+    there = base > 0.0
+    of_zero = jnp.where(exponent == 0.0, 1.0, jnp.where(exponent == 1.0, base, 0.0))
+    return jnp.where(there, jnp.where(there, base, 1.0) ** exponent, of_zero)
+
+
 def constant_value(step, *, value):
     return value
 
@@ -37,7 +55,9 @@ def linear(start: float, end: float, steps: float, *, begin: float = 0.0) -> Par
 
 
 def polynomial_value(step, *, start, end, steps, power, begin):
-    left = 1.0 - progress(step, begin, steps)
+    # Rounded, the progress could be short of 1 at the end, and a root of what is left is not small.
+    past = jnp.asarray(step, float) - begin >= jnp.maximum(steps, 1e-3)
+    left = jnp.where(past, 0.0, 1.0 - progress(step, begin, steps))
     share = jnp.where(left > 0.0, jnp.where(left > 0.0, left, 1.0) ** power, 0.0)
     return end + (start - end) * share
 
@@ -58,8 +78,8 @@ def polynomial(
 
 
 def exponential_value(step, *, value, factor, steps, begin, end):
-    periods = jnp.maximum(jnp.asarray(step, float) - begin, 0.0) / jnp.maximum(steps, 1e-3)
-    return jnp.maximum(value * factor**periods, end)
+    count = jnp.maximum(jnp.asarray(step, float) - begin, 0.0) / jnp.maximum(steps, 1e-3)
+    return jnp.maximum(value * power(factor, count), end)
 
 
 def exponential(
@@ -80,7 +100,7 @@ def exponential(
 
 
 def step_decay_value(step, *, value, factor, steps):
-    return value * factor ** jnp.floor(jnp.asarray(step, float) / jnp.maximum(steps, 1e-3))
+    return value * power(factor, periods(since_start(step), jnp.maximum(steps, 1e-3)))
 
 
 def step_decay(value: float, factor: float, steps: float) -> Partial:
@@ -98,7 +118,7 @@ def step_decay(value: float, factor: float, steps: float) -> Partial:
 
 
 def inverse_time_value(step, *, value, decay):
-    return value / (1.0 + decay * jnp.asarray(step, float))
+    return value / (1.0 + decay * since_start(step))
 
 
 def inverse_time(value: float, decay: float) -> Partial:

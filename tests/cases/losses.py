@@ -94,7 +94,7 @@ MUTANTS = [
     (margin, "multiclass_hinge", "jnp.where(short > 0.0, dvalues, 0.0)", "dvalues"),
     (margin, "multi_margin", "(short > 0.0) & ~hot", "~hot"),
     (margin, "multi_margin", " - jnp.where(hot, active.sum(axis=-1, keepdims=True), 0.0)", ""),
-    (classification, "focused", "logistic(-u) + gamma * logistic(u) * surprise", "logistic(-u)"),
+    (classification, "focused", "logistic(-u) + gamma * product", "logistic(-u)"),
     (classification, "focal", "jnp.where(hot, 1.0, -parts", "jnp.where(hot, 1.0, 0.0 * parts"),
     (classification, "binary_focal", "weighed(dtrue, -dfalse)", "weighed(dtrue, dfalse)"),
     (classification, "dice", "(ratio - 2.0 * t)", "(-2.0 * t)"),

@@ -43,9 +43,11 @@ def cross_entropy(logits, labels, *, weight=None, label_smoothing=None, ignore_l
 
 def focused(u, gamma):
     """f(u) = -(1 - p)^gamma log p, p = s(u), and df = -(1 - p)^gamma (1 - p - gamma p log p)."""
-    power = jnp.exp(-gamma * softplus(u))
+    far = jnp.abs(u) > 1e3  # where 1 - p or log p is 0
+    power = jnp.where(far, 1.0, jnp.exp(-gamma * softplus(jnp.where(far, 0.0, u))))
     surprise = softplus(-u)
-    return power * surprise, -power * (logistic(-u) + gamma * logistic(u) * surprise)
+    product = jnp.where(far, 0.0, logistic(u) * surprise)
+    return power * surprise, -power * (logistic(-u) + gamma * product)
 
 
 def focal(logits, labels, *, gamma=2.0):
