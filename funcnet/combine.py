@@ -13,6 +13,7 @@ from funcnet.layers.activation import relu
 from funcnet.layers.embedding import embedding_apply, unit_normal
 from funcnet.layers.linear import Initializer, dense, lecun_normal
 from funcnet.layers.sequence import check_mask, check_pairs, cleared, join, split
+from funcnet.numerics import varied
 from funcnet.pairs import Network, check_count, fix, partial
 
 
@@ -159,6 +160,7 @@ def repeat_apply(params, state, x, *, key=None, train=False, layer, count):
             raise ValueError(f"repeat expects an output like its input {given}, got {got}")
         return y, layer_state
 
+    x = varied(x, (params, state, key, layer))
     return lax.scan(step, x, (params, state, jnp.arange(count, dtype=jnp.uint32)))
 
 

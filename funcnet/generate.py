@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.numerics import widen
+from funcnet.numerics import varied, widen
 from funcnet.pairs import Network, check_count, number
 
 
@@ -54,5 +54,6 @@ def generate(
         return (logits[:, -1], state), ids
 
     logits, state = network.apply(params, state, prompt)
-    _, ids = lax.scan(step, (logits[:, -1], state), jnp.arange(steps))
+    start = varied((logits[:, -1], state), (network, params, key, temperature))
+    _, ids = lax.scan(step, start, jnp.arange(steps))
     return ids.T

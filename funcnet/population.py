@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcnet.layers.norm import Pooled, Running
+from funcnet.numerics import varied
 from funcnet.pairs import Network
 
 
@@ -60,6 +61,7 @@ def population_statistics(
         return a[: batches * size].reshape(batches, size, *a.shape[1:])
 
     state = each(Running, nothing_yet, state)
+    state = varied(state, (network, params, x, key))
     state, _ = lax.scan(step, state, (jnp.arange(batches), jax.tree.map(cut, x)))
     if batches * size < length:
         state, _ = step(state, (batches, jax.tree.map(lambda a: a[batches * size :], x)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.numerics import check_kinds, native
+from funcnet.numerics import check_kinds, native, varied
 from funcnet.optimizers import Known, apply_updates, as_engine, global_norm, hand_on
 from funcnet.optimizers.descent import learning_rates
 from funcnet.pairs import (
@@ -53,7 +53,8 @@ def trainer_init(key, *, task_init, optimizer_init):
     check_key(key)
     init_key, run_key = jax.random.split(key)
     params, state = jax.tree.map(jnp.asarray, task_init(init_key))
-    return RunState(params, state, optimizer_init(params), jnp.zeros((), jnp.int32), run_key)
+    step = jnp.zeros((), jnp.int32)
+    return varied(RunState(params, state, optimizer_init(params), step, run_key), key)
 
 
 def ascent(gradient):
@@ -83,7 +84,7 @@ def trainer_step(run_state, batch, *, loss, update, value_and_grad):
     if rates := learning_rates(opt_state):
         metrics["learning_rate"] = rates[-1]
     params = apply_updates(params, updates)
-    return RunState(params, new_state, opt_state, step + 1, key), metrics
+    return varied(RunState(params, new_state, opt_state, step + 1, key), run_state), metrics
 
 
 def trainer(
@@ -195,6 +196,7 @@ def scanned(scan, trainer, data, state, steps, batch_size) -> Result:
         batch_size = check_count("batch_size", batch_size, 1)
         if batch_size > length:
             raise ValueError(f"batch_size must be at most the {length} examples, got {batch_size}")
+    state = varied(state, (trainer, data))
     data_key, _ = run_keys(state.key)
 
     def step(state, _):
@@ -220,7 +222,8 @@ def run(trainer: Trainer, data: Tree, key, *, steps: int, batch_size: int | None
     anything up to n is mini-batch. A pure function of (trainer, data, key): `jit` it, `vmap` it
     over trainers or keys, differentiate it with respect to the trainer. `steps` and `batch_size`
     are static: `jax.jit(run, static_argnames=("steps", "batch_size"))`. Without `jit` each call
-    compiles anew.
+    compiles anew. Under `jax.shard_map` a device whose key, data or numbers are its own makes a run
+    of its own: nothing is summed over devices, unless `value_and_grad` ends in `lax.pmean`.
     """
     check_trainer(trainer)
     return resume(trainer, data, trainer.init(key), steps=steps, batch_size=batch_size)
@@ -244,7 +247,7 @@ def resume_batches(trainer: Trainer, state: Any, batches: Tree) -> Result:
     """Train on over batches that are given, each leaf [steps, batch, ...], a step for each: of the
     batches that `resume` would have taken, its result, bit for bit."""
     check_state(state)
-    return as_result(*lax.scan(trainer.step, state, batches))
+    return as_result(*lax.scan(trainer.step, varied(state, (trainer, batches)), batches))
 
 
 def resume_rematerialised(

@@ -8,6 +8,7 @@ from jax import lax
 
 from funcnet.layers.norm import Pooled, Running
 from funcnet.losses import info_nce
+from funcnet.numerics import varied
 from funcnet.pairs import Trainer, Tree, check_count, check_trainer, unbind
 from funcnet.shuffle import padded_indices
 from funcnet.task import supervised_loss
@@ -74,5 +75,6 @@ def resume_padded(
             valid = jnp.where(within == 0.0, 0.0, given)
         return trainer.step(state, (x, target, valid))
 
+    state = varied(state, (trainer, data, size))
     state, metrics = lax.scan(step, state, length=steps)
     return Result(state, metrics.pop("loss"), metrics)
