@@ -77,7 +77,8 @@ def loss_scaled(trainer: Trainer, *, scale: float = 2.0**15, every: int = 2000) 
     Parameters stay in float32, `compute_dtype(network, jnp.float16)`: in float16 their gradients
     would vanish when they are divided by s. The state is kept in `opt_state`, a `ScaleState`. It
     goes around a trainer made by `trainer`, whose engine must take any loss (`chain_rule`'s, which
-    looks for the loss's rule, does not); `guard` goes around it.
+    looks for the loss's rule, does not); `guard` goes around it, and undoes a halving too where the
+    loss itself is not finite, which no smaller scale would mend.
     """
     check_trainer(trainer)
     if math.frexp(scale)[0] != 0.5 or not LEAST <= scale <= GREATEST:
