@@ -41,7 +41,7 @@ def check_kinds(tree):
 
 def varying(tree):
     """The axes of `shard_map` over which any array in a tree varies."""
-    axes: set[str] = set()
+    axes = frozenset()
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array):
             kind = getattr(jax.typeof(leaf), "manual_axis_type", None)

@@ -13,6 +13,7 @@ from funcnet.numerics import check_kinds, native, varied
 from funcnet.optimizers import Known, apply_updates, as_engine, global_norm, hand_on
 from funcnet.optimizers.descent import learning_rates
 from funcnet.pairs import (
+    Network,
     Optimizer,
     Task,
     Trainer,
@@ -102,8 +103,9 @@ def trainer(
     """
     if not isinstance(task, Task):
         raise TypeError(f"trainer expects a Task, such as supervised(network, loss), got {task!r}")
-    if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
-        raise TypeError(f"trainer expects an Optimizer, got {optimizer!r}")
+    pair = isinstance(optimizer, tuple) and len(optimizer) == 2
+    if not pair or isinstance(optimizer, Network | Task | Trainer):
+        raise TypeError(f"trainer expects an Optimizer, such as adam(1e-3), got {optimizer!r}")
     try:
         value_and_grad(task.loss, has_aux=True)
     except TypeError as error:
@@ -158,9 +160,12 @@ def bound_loss(step):
     return bound_loss(keywords["step"]) if "step" in keywords else keywords.get("loss")
 
 
-def check_state(state):
+def check_state(state, *fields):
+    """`TypeError` for what is not a run's state, or lacks a field that is needed of it."""
     if isinstance(state, Result):
         raise TypeError("expected a run's state, such as result.state, got the Result itself")
+    if not all(hasattr(state, field) for field in fields):
+        raise TypeError(f"expected a run's state, such as trainer.init(key), got {state!r}")
 
 
 def take(data, indices):
@@ -189,7 +194,7 @@ def rematerialised_scan(step, state, length):
 def scanned(scan, trainer, data, state, steps, batch_size) -> Result:
     """The run's next steps, each of its own batch, by `lax.scan` or its like."""
     check_trainer(trainer)
-    check_state(state)
+    check_state(state, "step", "key")
     data, length = check_data(data)
     steps = check_count("steps", steps, 0)
     if batch_size is not None:
@@ -246,7 +251,7 @@ def resume(
 def resume_batches(trainer: Trainer, state: Any, batches: Tree) -> Result:
     """Train on over batches that are given, each leaf [steps, batch, ...], a step for each: of the
     batches that `resume` would have taken, its result, bit for bit."""
-    check_state(state)
+    check_state(state, "step", "key")
     return as_result(*lax.scan(trainer.step, varied(state, (trainer, batches)), batches))
 
 
@@ -277,7 +282,7 @@ def evaluate(trainer: Trainer, state: Any, data: Tree, *, batch_size: int = 1024
     loss = bound_loss(trainer.step)
     if loss is None:
         raise ValueError("evaluate needs a trainer made by trainer(task, optimizer)")
-    check_state(state)
+    check_state(state, "params", "state")
     data, length = check_data(data)
     size = min(check_count("batch_size", batch_size, 1), length)
     whole = length // size * size

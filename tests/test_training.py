@@ -1,5 +1,7 @@
 """Runs: three forms of descent against NumPy, resuming, sweeping, differentiating, evaluating."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -308,6 +310,28 @@ def test_a_seed_is_not_a_key(key):
         fn.run(GOOD, (X, Y), key, **SIZES)
     with pytest.raises(TypeError, match=told):
         fn.fit(GOOD, (X, Y), key, **SIZES, report=None)
+
+
+@pytest.mark.parametrize(
+    "function", [fn.resume, fn.evaluate, fn.training.resume_batches], ids=lambda f: f.__name__
+)
+def test_what_is_no_state_is_told_what_is_one(function):
+    params = GOOD.init(KEY).params
+    for slip in (params, (X, Y), GOOD, SGD):
+        arguments = {"trainer": GOOD, "data": (X, Y), "state": slip, "batches": (X, Y), **SIZES}
+        given = {k: arguments[k] for k in inspect.signature(function).parameters}
+        with pytest.raises(TypeError, match=r"a run's state, such as trainer.init\(key\), got"):
+            function(**given)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_is_static_says_so(name):
+    def traced(**sizes):
+        return fn.run(GOOD, (X, Y), KEY, **sizes)
+
+    static = tuple(other for other in SIZES if other != name)
+    with pytest.raises(TypeError, match=rf"{name} is static: name it in static_argnames, got "):
+        jax.jit(traced, static_argnames=static)(**SIZES)
 
 
 def test_keys_of_either_make_are_keys():

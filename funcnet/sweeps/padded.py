@@ -57,7 +57,7 @@ def resume_padded(
     `info_nce`, and a task of your own. A layer of your own must not mix examples. `batch_size` is
     not looked at: one out of range is taken for the nearest in range.
     """
-    check_state(state)
+    check_state(state, "step", "key", "state")
     check_weighted(trainer, state)
     data, length = check_data(data)
     steps, largest = check_count("steps", steps, 0), check_count("largest", largest, 1)
