@@ -227,8 +227,11 @@ def run(trainer: Trainer, data: Tree, key, *, steps: int, batch_size: int | None
     anything up to n is mini-batch. A pure function of (trainer, data, key): `jit` it, `vmap` it
     over trainers or keys, differentiate it with respect to the trainer. `steps` and `batch_size`
     are static: `jax.jit(run, static_argnames=("steps", "batch_size"))`. Without `jit` each call
-    compiles anew. Under `jax.shard_map` a device whose key, data or numbers are its own makes a run
-    of its own: nothing is summed over devices, unless `value_and_grad` ends in `lax.pmean`.
+    compiles anew.
+
+    The mesh of sharded data has `AxisType.Auto` axes. Under `jax.shard_map` a device whose key,
+    data or numbers are its own makes a run of its own: nothing is summed over devices, unless
+    `value_and_grad` ends in `lax.pmean`.
     """
     check_trainer(trainer)
     return resume(trainer, data, trainer.init(key), steps=steps, batch_size=batch_size)
