@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from funcnet.numerics import varied
 from funcnet.optimizers.wrappers import all_finite, chosen, spoilt
 from funcnet.pairs import Trainer, check_count, check_trainer, fix, partial
 from funcnet.training import replaced
@@ -46,7 +47,7 @@ class Guarded(NamedTuple):
 
 def guard_init(key, *, init):
     zero = jnp.zeros((), jnp.int32)
-    return Guarded(init(key), zero, zero, zero - 1)
+    return varied(Guarded(init(key), zero, zero, zero - 1), key)
 
 
 def guard_step(guarded, batch, *, step, patience):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from funcnet.numerics import varied
 from funcnet.optimizers.arithmetic import scaled
 from funcnet.optimizers.wrappers import all_finite, chosen
 from funcnet.pairs import Trainer, check_count, check_trainer, fix, partial, unbind
@@ -25,7 +26,8 @@ class ScaleState(NamedTuple):
 
 def loss_scaled_init(key, *, init, scale):
     run, zero = init(key), jnp.zeros((), jnp.int32)
-    return run._replace(opt_state=ScaleState(jnp.float32(scale), zero, zero, run.opt_state))
+    opt_state = ScaleState(jnp.float32(scale), zero, zero, run.opt_state)
+    return varied(run._replace(opt_state=opt_state), key)
 
 
 def scaled_engine(loss, *, has_aux, value_and_grad, scale):

@@ -76,6 +76,13 @@ def given_batches(key, rate, data):
     return end(resume_batches(trainer, trainer.init(key), batches))
 
 
+def own_loop(key, rate, data):
+    trainer = wrapped(rate)
+    batches = jax.tree.map(lambda a: jnp.reshape(a, (3, 4, *a.shape[1:])), data)
+    state, metrics = lax.scan(trainer.step, trainer.init(key), batches)
+    return metrics, state.params
+
+
 def derivative(key, rate, data):
     value, slopes = fn.hypergradient(plain(rate), data, data, key, **WHOLE)
     return value, fn.hyperparameters(slopes)
@@ -126,6 +133,7 @@ CASES = [  # what is run, and what alone differs between its members
     (early, OWN),
     (padded, RATE),
     (given_batches, OWN),
+    (own_loop, KEY),
     (derivative, KEY),
     (descent, OWN),
     (population, OWN),
