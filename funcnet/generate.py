@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcnet.numerics import varied, widen
-from funcnet.pairs import Network, check_count, number
+from funcnet.pairs import Network, check_count, check_network, number
 
 
 def likeliest(logits, warmth, top_k, top_p):
@@ -50,6 +50,7 @@ def generate(
     Raises `ValueError` for a prompt of another form, for a state that holds nothing, and for a
     temperature or `top_p` that is not a single number.
     """
+    check_network("generate", network)
     prompt = jnp.asarray(prompt)
     if prompt.ndim != 2 or prompt.shape[1] < 1 or not jnp.issubdtype(prompt.dtype, jnp.integer):
         raise ValueError(

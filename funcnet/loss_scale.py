@@ -10,7 +10,7 @@ from funcnet.numerics import varied
 from funcnet.optimizers.arithmetic import scaled
 from funcnet.optimizers.wrappers import all_finite, chosen
 from funcnet.pairs import Trainer, check_count, check_trainer, fix, partial, unbind
-from funcnet.training import replaced
+from funcnet.training import check_own, replaced
 
 LEAST, GREATEST = 1.0, 2.0**24
 
@@ -45,6 +45,7 @@ def scaled_engine(loss, *, has_aux, value_and_grad, scale):
 
 
 def loss_scaled_step(state, batch, *, step, value_and_grad, every):
+    check_own(state.opt_state, ScaleState)
     scale, in_a_row, skipped, inner = state.opt_state
     engine = Partial(scaled_engine, value_and_grad=value_and_grad, scale=scale)
     before = state._replace(opt_state=inner)

@@ -53,7 +53,10 @@ def run_keys(key):
 def trainer_init(key, *, task_init, optimizer_init):
     check_key(key)
     init_key, run_key = jax.random.split(key)
-    params, state = jax.tree.map(jnp.asarray, task_init(init_key))
+    made = task_init(init_key)
+    if not (isinstance(made, tuple) and len(made) == 2):
+        raise TypeError(f"a task's init returns a tuple (params, state), got {made!r}")
+    params, state = jax.tree.map(jnp.asarray, made)
     step = jnp.zeros((), jnp.int32)
     return varied(RunState(params, state, optimizer_init(params), step, run_key), key)
 
@@ -65,6 +68,7 @@ def ascent(gradient):
 
 
 def trainer_step(run_state, batch, *, loss, update, value_and_grad):
+    check_own(run_state, RunState)
     params, state, opt_state, step, key = run_state
     _, noise_key = run_keys(key)
     step_key = jax.random.fold_in(noise_key, step)
@@ -166,6 +170,15 @@ def check_state(state, *fields):
         raise TypeError("expected a run's state, such as result.state, got the Result itself")
     if not all(hasattr(state, field) for field in fields):
         raise TypeError(f"expected a run's state, such as trainer.init(key), got {state!r}")
+
+
+def check_own(state, kind):
+    """`TypeError` for the state of a trainer that is otherwise wrapped."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"expected a state of the trainer's own init, a {kind.__name__}, "
+            f"got a {type(state).__name__}"
+        )
 
 
 def take(data, indices):

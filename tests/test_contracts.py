@@ -614,6 +614,8 @@ OF_NETWORKS = {  # what takes a network, given something else, and by which name
     "param_dtype": lambda it: fn.param_dtype(it, jnp.bfloat16),
     "compute_dtype": lambda it: fn.compute_dtype(it, jnp.bfloat16),
     "supervised": lambda it: fn.supervised(it, fn.cross_entropy),
+    "population_statistics": lambda it: fn.population_statistics(it, (), (), np.ones((2, 3))),
+    "generate": lambda it: fn.generate(it, (), (), [[0]], steps=1, key=None),
 }
 
 
@@ -647,6 +649,8 @@ def test_what_would_hide_numbers_is_refused():
     for slip in (fn.adam, fn.relu, TASK, fn.trainer(TASK, fn.sgd(0.1))):
         with pytest.raises(TypeError, match=r"trainer expects an Optimizer, such as adam\(1e-3\)"):
             fn.trainer(TASK, slip)
+    with pytest.raises(TypeError, match="expected a function, got 'mean_squared_error'"):
+        fn.supervised(fn.relu, "mean_squared_error")
     with pytest.raises(TypeError, match=r"metrics by name, .* got \[<function accuracy"):
         fn.supervised(fn.relu, fn.cross_entropy, metrics=[fn.accuracy])
     with pytest.raises(TypeError, match="chain expects optimizers, got 3 at position 1"):
