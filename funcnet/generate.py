@@ -16,8 +16,7 @@ def likeliest(logits, warmth, top_k, top_p):
     ranked = jnp.take_along_axis(logits, order, axis=-1)
     if top_k is not None:
         ranked = jnp.where(jnp.arange(ranked.shape[-1]) < top_k, ranked, -jnp.inf)
-    below = ranked - ranked[..., :1]
-    p = jax.nn.softmax(below / jnp.where(warmth == 0.0, 1.0, warmth), axis=-1)
+    p = jax.nn.softmax(ranked / jnp.where(warmth == 0.0, 1.0, warmth), axis=-1)
     # Where 1 is reached by rounding, ids that are possible remain.
     kept = (jnp.cumsum(p, axis=-1) - p < top_p) | (top_p >= 1.0)
     return jnp.where(kept.at[..., 0].set(True), ranked, -jnp.inf), order

@@ -10,6 +10,7 @@ from protocol import by_vjp, each_pulled, random_like, relative
 
 import funcnet as fn
 from funcnet import chain_rule
+from funcnet.generate import likeliest
 
 KEY = jax.random.key(0)
 NET = fn.serial(fn.dense(3, 4), fn.tanh, fn.batch_norm(4), fn.dense(4, 2))
@@ -197,6 +198,21 @@ def test_generate_draws_from_the_likeliest_ids_alone(top_k):
         wanted = drawn_from(warmth, top_k, mass)
         np.testing.assert_allclose(share, wanted, atol=0.03)
         np.testing.assert_array_equal(share > 0.0, wanted > 0.0)
+
+
+EDGES = [  # logits, top_p, how many are left: of a sum that is p exactly, and of one that rounds
+    ([0.0, 0.0, 0.0, 0.0], 0.5, 2),
+    ([0.0, 0.0, 0.0, 0.0], 0.51, 3),
+    ([0.0, -20.0], 1.0, 2),
+    ([0.0, -20.0], 0.999, 1),
+]
+
+
+@pytest.mark.parametrize(("logits", "top_p", "count"), EDGES)
+def test_the_likeliest_at_the_edge_of_a_set(logits, top_p, count):
+    ranked, order = likeliest(jnp.float32(logits), jnp.float32(1.0), None, top_p)
+    np.testing.assert_array_equal(order, np.arange(len(logits)))
+    np.testing.assert_array_equal(ranked, np.where(order < count, logits, -np.inf))
 
 
 def test_generate_draws_the_same_ids_where_none_is_left_out():
