@@ -13,7 +13,8 @@ from funcnet.layers.activation import relu
 from funcnet.layers.embedding import embedding_apply, unit_normal
 from funcnet.layers.linear import Initializer, dense, lecun_normal
 from funcnet.layers.sequence import check_mask, check_pairs, cleared, join, split
-from funcnet.pairs import Network, check_count, fix, partial
+from funcnet.numerics import varied
+from funcnet.pairs import Network, check_count, check_network, check_networks, fix, partial
 
 
 def serial_init(key, *, inits):
@@ -45,9 +46,7 @@ def serial(*networks: Network) -> Network:
 
     Parameters and state are tuples with one entry a network. No network at all is the identity.
     """
-    for index, network in enumerate(networks):
-        if not isinstance(network, Network):
-            raise TypeError(f"serial expects networks, got {network!r} at position {index}")
+    check_networks("serial", networks)
     return Network(
         Partial(serial_init, inits=tuple(partial(network.init) for network in networks)),
         Partial(serial_apply, layers=tuple(partial(network.apply) for network in networks)),
@@ -66,6 +65,7 @@ def residual_apply(params, state, x, *, key=None, train=False, branch):
 
 def residual(network: Network) -> Network:
     """y = x + f(x) (He et al. 2016); the parameters are the network's."""
+    check_network("residual", network)
     return Network(partial(network.init), Partial(residual_apply, branch=partial(network.apply)))
 
 
@@ -89,6 +89,7 @@ def masked(network: Network) -> Network:
     activations, dropout. Batch, group and instance norm would count the zeros, and of two
     convolutions each needs a `masked` of its own, since the first one's bias fills them.
     """
+    check_network("masked", network)
     return Network(partial(network.init), Partial(masked_apply, layer=partial(network.apply)))
 
 
@@ -106,6 +107,7 @@ def parallel_apply(params, state, x, *, key=None, train=False, branches):
 def parallel(*networks: Network) -> Network:
     """The tuple of the networks' outputs for the same input. Follow it by `add` or `concatenate`
     for one array: `serial(parallel(f, g), add)` is f(x) + g(x)."""
+    check_networks("parallel", networks)
     return Network(
         Partial(serial_init, inits=tuple(partial(network.init) for network in networks)),
         Partial(parallel_apply, branches=tuple(partial(n.apply) for n in networks)),
@@ -137,6 +139,7 @@ def bidirectional(forward: Network, backward: Network) -> Network:
     Parameters and state are pairs. Both must leave a masked step alone, as `over_time` does. Of
     the last step the second half has seen that step alone: pool over time rather than `last_step`.
     """
+    check_networks("bidirectional", (forward, backward))
     return Network(
         Partial(serial_init, inits=(partial(forward.init), partial(backward.init))),
         Partial(
@@ -159,6 +162,7 @@ def repeat_apply(params, state, x, *, key=None, train=False, layer, count):
             raise ValueError(f"repeat expects an output like its input {given}, got {got}")
         return y, layer_state
 
+    x = varied(x, (params, state, key, layer))
     return lax.scan(step, x, (params, state, jnp.arange(count, dtype=jnp.uint32)))
 
 
@@ -168,6 +172,7 @@ def repeat(network: Network, count: int) -> Network:
 
     Each parameter and state has a first axis of `count`. The output must be like the input.
     """
+    check_network("repeat", network)
     count = check_count("count", count, 1)
     return Network(
         Partial(fix(repeat_init, count=count), init=partial(network.init)),
@@ -185,6 +190,7 @@ def remat_apply(params, state, x, *, key=None, train=False, layer):
 def remat(network: Network) -> Network:
     """The same network, whose inner values are computed again in the backward pass rather than
     kept: less memory for about one more forward pass."""
+    check_network("remat", network)
     return Network(partial(network.init), Partial(remat_apply, layer=partial(network.apply)))
 
 
@@ -200,6 +206,7 @@ def named_apply(params, state, x, *, key=None, train=False, layer, name):
 
 def named(name: str, network: Network) -> Network:
     """The same network with its parameters and state under a name: `{name: params}`."""
+    check_network("named", network)
     return Network(
         Partial(fix(named_init, name=name), init=partial(network.init)),
         Partial(fix(named_apply, name=name), layer=partial(network.apply)),
@@ -217,6 +224,7 @@ def frozen(network: Network) -> Network:
     by path (`add_decayed_weights(rate, mask)`, or `partition` with `freeze()`). Running statistics
     move in training as ever.
     """
+    check_network("frozen", network)
     return Network(partial(network.init), Partial(frozen_apply, layer=partial(network.apply)))
 
 
@@ -248,6 +256,7 @@ def tied_embedding(
     to features. The parameters are {"table", "body"}, the state the body's. An id out of range
     gives NaN, as in `embedding`; GPT-2's table begins with a deviation of 0.02.
     """
+    check_network("tied_embedding", body)
     sizes = {
         "vocabulary": check_count("vocabulary", vocabulary, 1),
         "features": check_count("features", features, 1),

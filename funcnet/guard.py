@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from funcnet.numerics import varied
 from funcnet.optimizers.wrappers import all_finite, chosen, spoilt
 from funcnet.pairs import Trainer, check_count, check_trainer, fix, partial
-from funcnet.training import replaced
+from funcnet.training import check_own, replaced
 
 
 class Guarded(NamedTuple):
@@ -46,10 +47,11 @@ class Guarded(NamedTuple):
 
 def guard_init(key, *, init):
     zero = jnp.zeros((), jnp.int32)
-    return Guarded(init(key), zero, zero, zero - 1)
+    return varied(Guarded(init(key), zero, zero, zero - 1), key)
 
 
 def guard_step(guarded, batch, *, step, patience):
+    check_own(guarded, Guarded)
     run, skipped, in_a_row, failed_at = guarded
     after, metrics = step(run, batch)
     arrived = [metrics[name] for name in ("loss", "gradient_norm") if name in metrics]

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from funcnet.numerics import varied
 from funcnet.optimizers.arithmetic import scaled
 from funcnet.optimizers.wrappers import all_finite, chosen
 from funcnet.pairs import Trainer, check_count, check_trainer, fix, partial, unbind
-from funcnet.training import replaced
+from funcnet.training import check_own, replaced
 
 LEAST, GREATEST = 1.0, 2.0**24
 
@@ -25,7 +26,8 @@ class ScaleState(NamedTuple):
 
 def loss_scaled_init(key, *, init, scale):
     run, zero = init(key), jnp.zeros((), jnp.int32)
-    return run._replace(opt_state=ScaleState(jnp.float32(scale), zero, zero, run.opt_state))
+    opt_state = ScaleState(jnp.float32(scale), zero, zero, run.opt_state)
+    return varied(run._replace(opt_state=opt_state), key)
 
 
 def scaled_engine(loss, *, has_aux, value_and_grad, scale):
@@ -43,6 +45,7 @@ def scaled_engine(loss, *, has_aux, value_and_grad, scale):
 
 
 def loss_scaled_step(state, batch, *, step, value_and_grad, every):
+    check_own(state.opt_state, ScaleState)
     scale, in_a_row, skipped, inner = state.opt_state
     engine = Partial(scaled_engine, value_and_grad=value_and_grad, scale=scale)
     before = state._replace(opt_state=inner)
@@ -77,7 +80,8 @@ def loss_scaled(trainer: Trainer, *, scale: float = 2.0**15, every: int = 2000) 
     Parameters stay in float32, `compute_dtype(network, jnp.float16)`: in float16 their gradients
     would vanish when they are divided by s. The state is kept in `opt_state`, a `ScaleState`. It
     goes around a trainer made by `trainer`, whose engine must take any loss (`chain_rule`'s, which
-    looks for the loss's rule, does not); `guard` goes around it.
+    looks for the loss's rule, does not); `guard` goes around it, and undoes a halving too where the
+    loss itself is not finite, which no smaller scale would mend.
     """
     check_trainer(trainer)
     if math.frexp(scale)[0] != 0.5 or not LEAST <= scale <= GREATEST:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 def widen(x):
@@ -36,3 +37,28 @@ def check_kinds(tree):
         elif dtype.kind == "V":
             hint = ": if these are bfloat16, as NumPy's files forget, array.view(jnp.bfloat16)"
         raise TypeError(f"data must hold numbers, got {kind}{hint}")
+
+
+def varying(tree):
+    """The axes of `shard_map` over which any array in a tree varies."""
+    axes = frozenset()
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array):
+            kind = getattr(jax.typeof(leaf), "manual_axis_type", None)
+            axes |= getattr(kind, "varying", frozenset())
+    return axes
+
+
+def varied(tree, others):
+    """The tree, each array of which varies over all axes of `shard_map` over which anything in it
+    or in `others` does; outside of `shard_map` the tree itself.
+
+    The carry of a loop must vary over what its steps will make it vary over. And a parameter that
+    did not vary would have its gradient summed over the devices.
+    """
+    axes = varying((tree, others))
+
+    def one(leaf):
+        return lax.pcast(leaf, tuple(sorted(axes - varying(leaf))), to="varying")
+
+    return jax.tree.map(one, tree) if axes else tree

@@ -7,6 +7,7 @@ an argument that `grad` can differentiate.
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -109,6 +110,8 @@ def partial(func: Callable[..., Any]) -> Partial:
     inner one part of the function, a `functools.partial`, and a Partial that binds anything but
     floats, which could not be differentiated.
     """
+    if not callable(func):
+        raise TypeError(f"expected a function, got {func!r}")
     if not isinstance(func, functools.partial):
         return Partial(func)
     if not isinstance(func, Partial):
@@ -189,11 +192,36 @@ def number(name: str, value: Any, low: float = -np.inf, high: float = np.inf) ->
 
 def check_count(name, value, low) -> int:
     """`value`, which must be an integer of at least `low`: a static count or size."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} is static: name it in static_argnames, got {value}")
+    try:  # an array of one float has an __index__ too, which raises
+        count = operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or isinstance(value, bool):
         raise ValueError(f"{name} must be an integer, got {value!r}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
-    return int(value)
+    if count < low:
+        raise ValueError(f"{name} must be at least {low}, got {count}")
+    return count
+
+
+def check_network(name, network) -> None:
+    """`TypeError` for what is not a network, such as a plain function."""
+    if not isinstance(network, Network):
+        raise TypeError(
+            f"{name} expects a Network, such as dense(3, 2), got {network!r}: "
+            "activation(f) makes a layer of a function"
+        )
+
+
+def check_networks(name, networks) -> None:
+    """`TypeError` for a sequence in which anything is not a network, a list of them included."""
+    for index, network in enumerate(networks):
+        if not isinstance(network, Network):
+            raise TypeError(
+                f"{name} expects networks, got {network!r} at position {index}: "
+                "activation(f) makes a layer of a function, and *networks arguments of a list"
+            )
 
 
 def check_trainer(trainer) -> None:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcnet.layers.norm import Pooled, Running
-from funcnet.pairs import Network
+from funcnet.numerics import varied
+from funcnet.pairs import Network, check_count, check_network
 
 
 def each(kind, function, state):
@@ -39,6 +40,8 @@ def population_statistics(
     each normalised by its own statistics as in training; without one, all of x is one batch. What
     else is in the state moves as in training. The key is for layers that draw noise.
     """
+    check_network("population_statistics", network)
+    x = jax.tree.map(jnp.asarray, x)
     leaves = jax.tree.leaves(x)
     if len({leaf.shape[:1] for leaf in leaves}) != 1 or not leaves[0].size:
         raise ValueError(
@@ -46,9 +49,7 @@ def population_statistics(
             f"got shapes {[leaf.shape for leaf in leaves]}"
         )
     length = leaves[0].shape[0]
-    size = length if batch_size is None else min(batch_size, length)
-    if size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    size = length if batch_size is None else min(check_count("batch_size", batch_size, 1), length)
     batches = length // size
 
     def step(state, inputs):
@@ -60,6 +61,7 @@ def population_statistics(
         return a[: batches * size].reshape(batches, size, *a.shape[1:])
 
     state = each(Running, nothing_yet, state)
+    state = varied(state, (network, params, x, key))
     state, _ = lax.scan(step, state, (jnp.arange(batches), jax.tree.map(cut, x)))
     if batches * size < length:
         state, _ = step(state, (batches, jax.tree.map(lambda a: a[batches * size :], x)))

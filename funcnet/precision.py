@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcnet.pairs import Network, fix, partial
+from funcnet.pairs import Network, check_network, fix, partial
 
 
 def cast(tree, dtype):
@@ -33,6 +33,7 @@ def param_dtype_init(key, *, init, dtype):
 def param_dtype(network: Network, dtype: Any) -> Network:
     """The same network with its parameters kept in a dtype, such as `jnp.bfloat16`; the state keeps
     its own."""
+    check_network("param_dtype", network)
     init = fix(param_dtype_init, dtype=floating("param_dtype", dtype))
     return Network(Partial(init, init=partial(network.init)), network.apply)
 
@@ -50,5 +51,6 @@ def compute_dtype(network: Network, dtype: Any) -> Network:
     their sums in float32 at least. In float16 small gradients vanish: put `loss_scaled` around the
     trainer.
     """
+    check_network("compute_dtype", network)
     apply = fix(compute_dtype_apply, dtype=floating("compute_dtype", dtype))
     return Network(partial(network.init), Partial(apply, layer=partial(network.apply)))

@@ -64,7 +64,7 @@ def position(step, n: int, batch_size, largest: int):
     bits = 32 - (n - 1).bit_length() if n > 1 else 31
     epoch = offset = jnp.uint32(0)
     for shift in range(largest.bit_length() // bits * bits, -1, -bits):
-        digit = (batch_size >> shift) % (1 << bits)
+        digit = (batch_size >> shift) & ((1 << bits) - 1)
         high, low = offset << bits, step * jnp.uint32(digit)
         epoch = (epoch << bits) + high // n + low // n
         offset = high % n + low % n

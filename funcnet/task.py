@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from funcnet.losses import label_weights
-from funcnet.pairs import Network, Task, partial
+from funcnet.pairs import Network, Task, check_network, partial
 
 RESERVED = ("loss", "weight", "count", "learning_rate", "gradient_norm")
 """Names of metrics that funcnet itself reports."""
@@ -132,8 +132,11 @@ def supervised(
     Bind a loss's options by `Partial` or `fix`, not in a lambda, which would hide them from the
     mean: `Partial(cross_entropy, label_smoothing=0.1)`.
     """
-    if not isinstance(network, Network):
-        raise TypeError(f"supervised expects a Network, got {network!r}")
+    check_network("supervised", network)
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(
+            f'supervised expects metrics by name, such as {{"accuracy": accuracy}}, got {metrics!r}'
+        )
     metrics = {} if metrics is None else dict(metrics)
     if taken := sorted(set(metrics) & set(RESERVED)):
         raise ValueError(f"metric names {taken} are taken; funcnet reports {list(RESERVED)}")

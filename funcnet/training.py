@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.numerics import check_kinds, native
+from funcnet.numerics import check_kinds, native, varied
 from funcnet.optimizers import Known, apply_updates, as_engine, global_norm, hand_on
 from funcnet.optimizers.descent import learning_rates
 from funcnet.pairs import (
+    Network,
     Optimizer,
     Task,
     Trainer,
@@ -52,8 +53,12 @@ def run_keys(key):
 def trainer_init(key, *, task_init, optimizer_init):
     check_key(key)
     init_key, run_key = jax.random.split(key)
-    params, state = jax.tree.map(jnp.asarray, task_init(init_key))
-    return RunState(params, state, optimizer_init(params), jnp.zeros((), jnp.int32), run_key)
+    made = task_init(init_key)
+    if not (isinstance(made, tuple) and len(made) == 2):
+        raise TypeError(f"a task's init returns a tuple (params, state), got {made!r}")
+    params, state = jax.tree.map(jnp.asarray, made)
+    step = jnp.zeros((), jnp.int32)
+    return varied(RunState(params, state, optimizer_init(params), step, run_key), key)
 
 
 def ascent(gradient):
@@ -63,6 +68,7 @@ def ascent(gradient):
 
 
 def trainer_step(run_state, batch, *, loss, update, value_and_grad):
+    check_own(run_state, RunState)
     params, state, opt_state, step, key = run_state
     _, noise_key = run_keys(key)
     step_key = jax.random.fold_in(noise_key, step)
@@ -83,7 +89,7 @@ def trainer_step(run_state, batch, *, loss, update, value_and_grad):
     if rates := learning_rates(opt_state):
         metrics["learning_rate"] = rates[-1]
     params = apply_updates(params, updates)
-    return RunState(params, new_state, opt_state, step + 1, key), metrics
+    return varied(RunState(params, new_state, opt_state, step + 1, key), run_state), metrics
 
 
 def trainer(
@@ -101,8 +107,9 @@ def trainer(
     """
     if not isinstance(task, Task):
         raise TypeError(f"trainer expects a Task, such as supervised(network, loss), got {task!r}")
-    if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
-        raise TypeError(f"trainer expects an Optimizer, got {optimizer!r}")
+    pair = isinstance(optimizer, tuple) and len(optimizer) == 2
+    if not pair or isinstance(optimizer, Network | Task | Trainer):
+        raise TypeError(f"trainer expects an Optimizer, such as adam(1e-3), got {optimizer!r}")
     try:
         value_and_grad(task.loss, has_aux=True)
     except TypeError as error:
@@ -157,9 +164,21 @@ def bound_loss(step):
     return bound_loss(keywords["step"]) if "step" in keywords else keywords.get("loss")
 
 
-def check_state(state):
+def check_state(state, *fields):
+    """`TypeError` for what is not a run's state, or lacks a field that is needed of it."""
     if isinstance(state, Result):
         raise TypeError("expected a run's state, such as result.state, got the Result itself")
+    if not all(hasattr(state, field) for field in fields):
+        raise TypeError(f"expected a run's state, such as trainer.init(key), got {state!r}")
+
+
+def check_own(state, kind):
+    """`TypeError` for the state of a trainer that is otherwise wrapped."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"expected a state of the trainer's own init, a {kind.__name__}, "
+            f"got a {type(state).__name__}"
+        )
 
 
 def take(data, indices):
@@ -188,13 +207,14 @@ def rematerialised_scan(step, state, length):
 def scanned(scan, trainer, data, state, steps, batch_size) -> Result:
     """The run's next steps, each of its own batch, by `lax.scan` or its like."""
     check_trainer(trainer)
-    check_state(state)
+    check_state(state, "step", "key")
     data, length = check_data(data)
     steps = check_count("steps", steps, 0)
     if batch_size is not None:
         batch_size = check_count("batch_size", batch_size, 1)
         if batch_size > length:
             raise ValueError(f"batch_size must be at most the {length} examples, got {batch_size}")
+    state = varied(state, (trainer, data))
     data_key, _ = run_keys(state.key)
 
     def step(state, _):
@@ -221,6 +241,10 @@ def run(trainer: Trainer, data: Tree, key, *, steps: int, batch_size: int | None
     over trainers or keys, differentiate it with respect to the trainer. `steps` and `batch_size`
     are static: `jax.jit(run, static_argnames=("steps", "batch_size"))`. Without `jit` each call
     compiles anew.
+
+    The mesh of sharded data has `AxisType.Auto` axes. Under `jax.shard_map` a device whose key,
+    data or numbers are its own makes a run of its own: nothing is summed over devices, unless
+    `value_and_grad` ends in `lax.pmean`.
     """
     check_trainer(trainer)
     return resume(trainer, data, trainer.init(key), steps=steps, batch_size=batch_size)
@@ -243,8 +267,8 @@ def resume(
 def resume_batches(trainer: Trainer, state: Any, batches: Tree) -> Result:
     """Train on over batches that are given, each leaf [steps, batch, ...], a step for each: of the
     batches that `resume` would have taken, its result, bit for bit."""
-    check_state(state)
-    return as_result(*lax.scan(trainer.step, state, batches))
+    check_state(state, "step", "key")
+    return as_result(*lax.scan(trainer.step, varied(state, (trainer, batches)), batches))
 
 
 def resume_rematerialised(
@@ -274,7 +298,7 @@ def evaluate(trainer: Trainer, state: Any, data: Tree, *, batch_size: int = 1024
     loss = bound_loss(trainer.step)
     if loss is None:
         raise ValueError("evaluate needs a trainer made by trainer(task, optimizer)")
-    check_state(state)
+    check_state(state, "params", "state")
     data, length = check_data(data)
     size = min(check_count("batch_size", batch_size, 1), length)
     whole = length // size * size

@@ -599,6 +599,35 @@ def test_number():
         fn.adam(b1=True)
 
 
+TASK = fn.supervised(fn.identity, fn.cross_entropy)
+OF_NETWORKS = {  # what takes a network, given something else, and by which name it says so
+    "serial": lambda it: fn.serial(fn.relu, it),
+    "parallel": lambda it: fn.parallel(fn.relu, it),
+    "bidirectional": lambda it: fn.bidirectional(fn.relu, it),
+    "residual": fn.residual,
+    "masked": fn.masked,
+    "remat": fn.remat,
+    "frozen": fn.frozen,
+    "repeat": lambda it: fn.repeat(it, 2),
+    "named": lambda it: fn.named("name", it),
+    "tied_embedding": lambda it: fn.tied_embedding(3, 2, it),
+    "param_dtype": lambda it: fn.param_dtype(it, jnp.bfloat16),
+    "compute_dtype": lambda it: fn.compute_dtype(it, jnp.bfloat16),
+    "supervised": lambda it: fn.supervised(it, fn.cross_entropy),
+    "population_statistics": lambda it: fn.population_statistics(it, (), (), np.ones((2, 3))),
+    "generate": lambda it: fn.generate(it, (), (), [[0]], steps=1, key=None),
+}
+
+
+@pytest.mark.parametrize("name", OF_NETWORKS)
+def test_what_is_no_network_is_told_what_makes_one(name):
+    several = name in ("serial", "parallel", "bidirectional")
+    wanted = "networks" if several else "a Network"
+    for slip in (jax.nn.relu, [fn.relu, fn.relu], TASK, fn.dense):
+        with pytest.raises(TypeError, match=rf"^{name} expects {wanted}.*, got .*activation\(f\)"):
+            OF_NETWORKS[name](slip)
+
+
 def test_what_would_hide_numbers_is_refused():
     inner = Partial(fn.cross_entropy, label_smoothing=0.1)
     with pytest.raises(TypeError, match="bind all keywords in one Partial"):
@@ -615,11 +644,14 @@ def test_what_would_hide_numbers_is_refused():
         fn.fix(fn.cross_entropy, weight=jnp.ones(3))
     with pytest.raises(ValueError, match="by keyword"):
         unbind(Partial(fn.cross_entropy, 1.0))
-    with pytest.raises(TypeError, match=r"serial expects networks, got .* at position 1"):
-        fn.serial(fn.relu, jax.nn.relu)
-    with pytest.raises(TypeError, match="supervised expects a Network"):
-        fn.supervised(jax.nn.relu, fn.cross_entropy)
     with pytest.raises(TypeError, match="trainer expects a Task"):
         fn.trainer(fn.relu, fn.sgd(0.1))
+    for slip in (fn.adam, fn.relu, TASK, fn.trainer(TASK, fn.sgd(0.1))):
+        with pytest.raises(TypeError, match=r"trainer expects an Optimizer, such as adam\(1e-3\)"):
+            fn.trainer(TASK, slip)
+    with pytest.raises(TypeError, match="expected a function, got 'mean_squared_error'"):
+        fn.supervised(fn.relu, "mean_squared_error")
+    with pytest.raises(TypeError, match=r"metrics by name, .* got \[<function accuracy"):
+        fn.supervised(fn.relu, fn.cross_entropy, metrics=[fn.accuracy])
     with pytest.raises(TypeError, match="chain expects optimizers, got 3 at position 1"):
         fn.chain(fn.sgd(0.1), 3)

@@ -180,6 +180,7 @@ def test_hyperband_merges_its_brackets(sign):
 BAD = [
     (Rungs((6, 7), (1, 2)), r"sizes must fall from the 6 members, got \(6, 7\)"),
     (Rungs((5, 2), (1, 2)), r"sizes must fall from the 6 members, got \(5, 2\)"),
+    (Rungs((6, 2), (2, 2)), r"steps count from the beginning and must rise, got \(2, 2\)"),
     (Rungs((6, 2), (2, 1)), r"steps count from the beginning and must rise, got \(2, 1\)"),
     (Rungs((6, 2), (2,)), "as many sizes as steps"),
     (Rungs((6, 0), (1, 2)), "sizes must be at least 1, got 0"),

@@ -10,6 +10,7 @@ from protocol import by_vjp, each_pulled, random_like, relative
 
 import funcnet as fn
 from funcnet import chain_rule
+from funcnet.generate import likeliest
 
 KEY = jax.random.key(0)
 NET = fn.serial(fn.dense(3, 4), fn.tanh, fn.batch_norm(4), fn.dense(4, 2))
@@ -143,25 +144,104 @@ def test_generating_with_a_cache_gives_what_the_full_pass_would():
     assert len(np.unique(ids)) > 2
 
 
+def same_logits(params, state, x, *, key=None, train=False):
+    """The parameters, whatever has been said."""
+    return jnp.broadcast_to(params, (*x.shape, *params.shape)), state
+
+
 def test_generate_draws_from_the_softmax_of_the_logits_over_the_temperature():
-    logits = np.array([0.0, 1.0, 2.0])
-
-    def apply(params, state, x, *, key=None, train=False):
-        return jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (*x.shape, 3)), state
-
-    network = fn.Network(fn.identity.init, jax.tree_util.Partial(apply))
+    logits = np.float32([0.0, 1.0, 2.0])
+    network = fn.Network(fn.identity.init, jax.tree_util.Partial(same_logits))
     prompt, state = np.zeros((50, 1), np.uint8), jnp.zeros(1)
     for temperature in (0.5, 2.0):
-        ids = fn.generate(network, (), state, prompt, steps=200, key=KEY, temperature=temperature)
+        ids = fn.generate(
+            network, logits, state, prompt, steps=200, key=KEY, temperature=temperature
+        )
         assert ids.dtype == jnp.int32
         wanted = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
         np.testing.assert_allclose(np.bincount(np.ravel(ids)) / 1e4, wanted, atol=0.02)
-    with pytest.raises(ValueError, match="prompt of integers"):
-        fn.generate(network, (), state, prompt[0], steps=1, key=KEY)
-    with pytest.raises(ValueError, match="a network with a cache, got an empty state"):
-        fn.generate(network, (), (), prompt, steps=1, key=KEY)
-    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
-        fn.generate(network, (), state, prompt, steps=-1, key=KEY)
+
+
+LOGITS = np.float32([1.0, 3.0, 2.0, 3.0, -np.inf, 2.0, 0.0])
+"""Ids 1 and 3 are alike, and 2 and 5, which stand on the edge of a set."""
+WARMTHS, MASSES = (0.0, 1e-3, 0.5, 2.0), (0.0, 0.1, 0.45, 0.8, 0.97, 1.0)
+
+
+def drawn_from(temperature, top_k, top_p):
+    """The probability of each id, by sets that grow from the likeliest id on."""
+    ids = sorted(range(len(LOGITS)), key=lambda i: (-LOGITS[i], i))[:top_k]
+    below = (LOGITS - LOGITS.max()).astype(float)
+    weights = np.exp(below[ids] / temperature) if temperature else np.eye(len(ids))[0]
+    p = np.zeros(len(LOGITS))
+    p[ids] = weights / weights.sum()
+    size = next((n for n in range(1, len(ids)) if p[ids[:n]].sum() >= top_p), len(ids))
+    p[ids[size:]] = 0.0
+    return p / p.sum()
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 3, 9])
+def test_generate_draws_from_the_likeliest_ids_alone(top_k):
+    """Where they are few by number, by probability at the temperature, or both."""
+    network = fn.Network(fn.identity.init, jax.tree_util.Partial(same_logits))
+
+    @jax.jit
+    @jax.vmap
+    def draw(temperature, top_p):
+        numbers = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        prompt = [[0]] * 100
+        return fn.generate(network, LOGITS, jnp.zeros(1), prompt, steps=50, key=KEY, **numbers)
+
+    grid = [(warmth, mass) for warmth in WARMTHS for mass in MASSES]
+    found = draw(*np.float32(grid).T)
+    for (warmth, mass), ids in zip(grid, found, strict=True):
+        share = np.bincount(np.ravel(ids), minlength=len(LOGITS)) / ids.size
+        wanted = drawn_from(warmth, top_k, mass)
+        np.testing.assert_allclose(share, wanted, atol=0.03)
+        np.testing.assert_array_equal(share > 0.0, wanted > 0.0)
+
+
+EDGES = [  # logits, top_p, how many are left: of a sum that is p exactly, and of one that rounds
+    ([0.0, 0.0, 0.0, 0.0], 0.5, 2),
+    ([0.0, 0.0, 0.0, 0.0], 0.51, 3),
+    ([0.0, -20.0], 1.0, 2),
+    ([0.0, -20.0], 0.999, 1),
+]
+
+
+@pytest.mark.parametrize(("logits", "top_p", "count"), EDGES)
+def test_the_likeliest_at_the_edge_of_a_set(logits, top_p, count):
+    ranked, order = likeliest(jnp.float32(logits), jnp.float32(1.0), None, top_p)
+    np.testing.assert_array_equal(order, np.arange(len(logits)))
+    np.testing.assert_array_equal(ranked, np.where(order < count, logits, -np.inf))
+
+
+def test_generate_draws_the_same_ids_where_none_is_left_out():
+    network = fn.Network(fn.identity.init, jax.tree_util.Partial(same_logits))
+    plain, some = (
+        fn.generate(network, LOGITS, jnp.zeros(1), [[0]] * 9, steps=9, key=KEY, **numbers)
+        for numbers in ({}, {"top_p": np.float32(1.0)})
+    )
+    np.testing.assert_array_equal(plain, some)
+
+
+REFUSED = [
+    ({"prompt": [0]}, "prompt of integers"),
+    ({"prompt": [[0.5]]}, "prompt of integers"),
+    ({"state": ()}, "a network with a cache, got an empty state"),
+    ({"steps": -1}, "steps must be at least 0, got -1"),
+    ({"temperature": np.ones(7)}, r"temperature must be a single number, got shape \(7,\)"),
+    ({"top_p": np.ones(1)}, r"top_p must be a single number, got shape \(1,\)"),
+    ({"top_p": 1.5}, r"top_p must lie in \[0, 1\], got 1.5"),
+    ({"top_k": 0}, "top_k must be at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), REFUSED, ids=[told[:18] for _, told in REFUSED])
+def test_generate_says_what_it_refuses(change, told):
+    network = fn.Network(fn.identity.init, jax.tree_util.Partial(same_logits))
+    arguments = {"params": LOGITS, "state": jnp.zeros(1), "prompt": [[0]], "steps": 1, "key": KEY}
+    with pytest.raises(ValueError, match=told):
+        fn.generate(network, **arguments | change)
 
 
 def test_generate_draws_as_finely_in_16_bits_and_marks_what_it_cannot_know():

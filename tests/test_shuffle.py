@@ -65,15 +65,29 @@ def test_statistics(n, by_key):
 
 @pytest.mark.parametrize(
     ("n", "size"),
-    [(1, 1), (2, 1), (10, 4), (1198, 32), (1_281_167, 4096), (2**31 - 1, 2**20), (2**20, 2**10)],
+    [
+        (1, 1),
+        (2, 1),
+        (2, 2),
+        (3, 2),
+        (10, 4),
+        (1198, 32),
+        (1_281_167, 4096),
+        (2**31 - 1, 2**20),
+        (2**20, 2**10),
+    ],
 )
 def test_position_divides_exactly_beyond_32_bits(n, size):
     steps = np.concatenate([np.arange(4), np.random.default_rng(0).integers(0, 2**31 - 1, 50)])
-    epoch, offset = jax.jit(jax.vmap(lambda s: position(s, n, size, size)))(
-        jnp.asarray(steps, jnp.int32)
+    both = jax.jit(  # a size that is known, and a traced one
+        lambda s, b: (
+            jax.vmap(lambda s: position(s, n, size, size))(s),
+            jax.vmap(lambda s: position(s, n, b, size))(s),
+        )
     )
-    for step, e, o in zip(steps.tolist(), epoch.tolist(), offset.tolist(), strict=True):
-        assert (e, o) == (step * size // n % 2**32, step * size % n)
+    for epoch, offset in both(jnp.asarray(steps, jnp.int32), jnp.int32(size)):
+        for step, e, o in zip(steps.tolist(), epoch.tolist(), offset.tolist(), strict=True):
+            assert (e, o) == (step * size // n % 2**32, step * size % n)
 
 
 @pytest.mark.parametrize(("n", "size"), [(10, 4), (7, 7), (9, 1), (12, 5)])

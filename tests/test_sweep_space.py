@@ -199,6 +199,7 @@ WRONG = {
     "logarithm": (lambda: fn.log_uniform(0, 1), ValueError, "log_uniform expects low > 0, got 0"),
     "std": (lambda: fn.normal(0, 0), ValueError, "std > 0, got 0 and 0"),
     "half": (lambda: fn.integers(0, 1.5), TypeError, "integers expects integers, got 0 and 1.5"),
+    "coarse": (lambda: fn.integers(0, 2**53 + 1), ValueError, "integers expects at most 2"),
     "no integer": (lambda: fn.integers(2, 2), ValueError, "low < high, got 2 and 2"),
     "nothing": (lambda: fn.choice([]), ValueError, "choice needs at least one value"),
     "weights": (lambda: fn.choice("ab", [1, -1]), ValueError, "a weight >= 0 for each of 2"),

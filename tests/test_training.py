@@ -1,5 +1,7 @@
 """Runs: three forms of descent against NumPy, resuming, sweeping, differentiating, evaluating."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -256,6 +258,8 @@ BAD = [
     ((X, Y), 21, "batch_size must be at most the 20 examples, got 21"),
     ((X, Y), 0, "batch_size must be at least 1, got 0"),
     ((X, Y), 4.0, "batch_size must be an integer, got 4.0"),
+    ((X, Y), jnp.array(4.5), "batch_size must be an integer, got Array"),
+    ((X, Y), np.array([4, 4]), "batch_size must be an integer, got array"),
     (((X * 9).astype(np.uint8), Y), 4, "dense expects floating-point features.*uint8.*x / 255"),
     ((X, Y, X), 4, r"weights must have shape \(4,\), one an example, got \(4, 3\)"),
     ((X, Y[:, :1]), 4, r"target of the prediction's shape \(4, 2\), got \(4, 1\)"),
@@ -308,6 +312,48 @@ def test_a_seed_is_not_a_key(key):
         fn.run(GOOD, (X, Y), key, **SIZES)
     with pytest.raises(TypeError, match=told):
         fn.fit(GOOD, (X, Y), key, **SIZES, report=None)
+
+
+@pytest.mark.parametrize(
+    "function", [fn.resume, fn.evaluate, fn.training.resume_batches], ids=lambda f: f.__name__
+)
+def test_what_is_no_state_is_told_what_is_one(function):
+    params = GOOD.init(KEY).params
+    for slip in (params, (X, Y), GOOD, SGD):
+        arguments = {"trainer": GOOD, "data": (X, Y), "state": slip, "batches": (X, Y), **SIZES}
+        given = {k: arguments[k] for k in inspect.signature(function).parameters}
+        with pytest.raises(TypeError, match=r"a run's state, such as trainer.init\(key\), got"):
+            function(**given)
+
+
+SCALED, GUARDED = fn.loss_scaled(GOOD), fn.guard(GOOD)
+OTHERS = [  # a trainer, and the state of another
+    (GOOD, GUARDED, "a RunState, got a Guarded"),
+    (GUARDED, GOOD, "a Guarded, got a RunState"),
+    (SCALED, GOOD, "a ScaleState, got a SgdState"),
+]
+
+
+@pytest.mark.parametrize(("trainer", "other", "told"), OTHERS, ids=[o[2] for o in OTHERS])
+def test_the_state_of_a_trainer_otherwise_wrapped_is_none_of_its_own(trainer, other, told):
+    with pytest.raises(TypeError, match=rf"a state of the trainer's own init, {told}"):
+        fn.resume(trainer, (X, Y), other.init(KEY), **SIZES)
+
+
+def test_an_init_of_params_alone_is_not_taken_apart():
+    task = fn.Task(lambda key: jnp.zeros(2), LINEAR.loss)
+    with pytest.raises(TypeError, match=r"returns a tuple \(params, state\), got Array"):
+        fn.trainer(task, SGD).init(KEY)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_is_static_says_so(name):
+    def traced(**sizes):
+        return fn.run(GOOD, (X, Y), KEY, **sizes)
+
+    static = tuple(other for other in SIZES if other != name)
+    with pytest.raises(TypeError, match=rf"{name} is static: name it in static_argnames, got "):
+        jax.jit(traced, static_argnames=static)(**SIZES)
 
 
 def test_keys_of_either_make_are_keys():

@@ -69,12 +69,15 @@ def integers_quantile(u, *, low, high):
 
 
 def integers(low: int, high: int) -> Distribution:
-    """`low`, ..., `high - 1`, each alike, as in `range(low, high)`."""
+    """`low`, ..., `high - 1`, each alike, as in `range(low, high)`; at most 2^53 of them, which a
+    float64 tells apart."""
     if not all(hasattr(end, "__index__") and not isinstance(end, bool) for end in (low, high)):
         raise TypeError(f"integers expects integers, got {low!r} and {high!r}")
     low, high = int(low), int(high)
     if not low < high:
         raise ValueError(f"integers expects low < high, got {low} and {high}")
+    if high - low > 2**53:
+        raise ValueError(f"integers expects at most 2^53 of them, got {low} to {high}")
     return Distribution(fix(integers_quantile, low=low, high=high))
 
 

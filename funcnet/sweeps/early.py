@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from funcnet.numerics import varied
 from funcnet.pairs import Trainer, Tree, check_count, check_trainer, number
 from funcnet.sweeps.members import LEAST_LOSS
 from funcnet.training import evaluate, resume
@@ -88,10 +89,11 @@ def resume_early_stopping(
         history = jax.tree.map(lambda h, e: h.at[index].set(e), history, entries)
         return index + 1, watch, history
 
+    start = varied(start, (trainer, data, validation, patience, min_improvement))
     entries = jax.eval_shape(chunk, start)[1]
     wide = jax.tree.map(lambda e: jnp.promote_types(e.dtype, jnp.float32), entries)
     history = jax.tree.map(lambda dtype: jnp.full(chunks, jnp.nan, dtype), wide)
-    _, end, history = lax.while_loop(going, body, (0, start, history))
+    _, end, history = lax.while_loop(going, body, (0, start, varied(history, start)))
     return Stopped(end, *history)
 
 

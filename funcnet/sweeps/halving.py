@@ -77,7 +77,7 @@ def check_rungs(plan: Rungs, members: int) -> None:
             check_count(name, value, 1)
     if sizes[0] != members or any(a < b for a, b in itertools.pairwise(sizes)):
         raise ValueError(f"sizes must fall from the {members} members, got {sizes}")
-    if any(a > b for a, b in itertools.pairwise(steps)):
+    if any(a >= b for a, b in itertools.pairwise(steps)):
         raise ValueError(f"steps count from the beginning and must rise, got {steps}")
 
 

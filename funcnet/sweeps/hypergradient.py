@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from funcnet import training
+from funcnet.numerics import varied
 from funcnet.optimizers import skip_non_finite
 from funcnet.pairs import (
     Optimizer,
@@ -105,7 +106,7 @@ def hypergradient(
         sizes = {"steps": steps, "batch_size": batch_size}
         return outcome(trainer, data, validation, key, **sizes, outer_loss=outer_loss)
 
-    return value_and_grad(of_trainer)(trainer)
+    return value_and_grad(of_trainer)(varied(trainer, (data, validation, key)))
 
 
 class Descent(NamedTuple):
@@ -186,6 +187,7 @@ def hypergradient_descent(
     lines = bijectors(trainer, learnt)
     outer_steps = check_count("outer_steps", outer_steps, 0)
     seeds = check_count("seeds", seeds, 1)
+    trainer = varied(trainer, (optimizer, data, validation, key))
     for name, bijector in lines.items():
         check_start(name, bijector, hyperparameters(trainer)[name])
 
@@ -213,6 +215,6 @@ def hypergradient_descent(
         state, metrics = outer.step(state, (data, validation))
         return state, (values, metrics)
 
-    state, (values, metrics) = lax.scan(step, outer.init(key), length=outer_steps)
+    state, (values, metrics) = lax.scan(step, varied(outer.init(key), trainer), length=outer_steps)
     moved = replaced(trainer, values_of(state.params))
     return Descent(moved, values, metrics.pop("loss"), metrics, state.opt_state.skipped)

@@ -8,6 +8,7 @@ from jax import lax
 
 from funcnet.layers.norm import Pooled, Running
 from funcnet.losses import info_nce
+from funcnet.numerics import varied
 from funcnet.pairs import Trainer, Tree, check_count, check_trainer, unbind
 from funcnet.shuffle import padded_indices
 from funcnet.task import supervised_loss
@@ -56,7 +57,7 @@ def resume_padded(
     `info_nce`, and a task of your own. A layer of your own must not mix examples. `batch_size` is
     not looked at: one out of range is taken for the nearest in range.
     """
-    check_state(state)
+    check_state(state, "step", "key", "state")
     check_weighted(trainer, state)
     data, length = check_data(data)
     steps, largest = check_count("steps", steps, 0), check_count("largest", largest, 1)
@@ -74,5 +75,6 @@ def resume_padded(
             valid = jnp.where(within == 0.0, 0.0, given)
         return trainer.step(state, (x, target, valid))
 
+    state = varied(state, (trainer, data, size))
     state, metrics = lax.scan(step, state, length=steps)
     return Result(state, metrics.pop("loss"), metrics)

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
+from funcnet.numerics import varied
 from funcnet.pairs import Trainer, Tree, check_count, check_key, hyperparameters, number
 from funcnet.sweeps.members import LEAST_LOSS, count_members, gathered, ranking
 from funcnet.sweeps.names import named
@@ -144,6 +145,7 @@ def population_based(
     states = jax.vmap(lambda t, k: t.init(k))(trainers, jax.random.split(init_key, members))
     scores = jax.eval_shape(jax.vmap(train), trainers, states)[1]
     start = (trainers, states, jnp.zeros(scores.shape, scores.dtype))
+    start = varied(start, (data, validation, key))
     (trainers, states, _), history = lax.scan(generation, start, jnp.arange(generations))
     return Population(trainers, states, *history)
 
