@@ -16,6 +16,7 @@ from funcnet.combine import (
     serial,
     tied_embedding,
 )
+from funcnet.evaluation import evaluate
 from funcnet.generate import generate
 from funcnet.guard import guard
 from funcnet.layers.activation import (
@@ -161,7 +162,7 @@ from funcnet.schedules import (
 )
 from funcnet.shuffle import batch_indices
 from funcnet.task import supervised
-from funcnet.training import Result, RunState, evaluate, resume, resume_rematerialised, run, trainer
+from funcnet.training import Result, RunState, resume, resume_rematerialised, run, trainer
 from funcnet.transformer import swiglu, transformer_block
 from funcnet.version import __version__
 

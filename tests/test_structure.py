@@ -16,7 +16,7 @@ ORDER = [
     {"losses", "combine", "optimizers", "overview", "population", "precision"},
     {"task", "transformer"},
     {"training", "networks", "generate", "augment"},
-    {"guard", "data", "loss_scale"},
+    {"guard", "data", "loss_scale", "evaluation"},
     {"sweeps"},
     {"chain_rule"},
     {"verify", "verify_optimizer", "pictures", "host"},

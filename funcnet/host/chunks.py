@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet.evaluation import evaluate
 from funcnet.pairs import Trainer, check_count
-from funcnet.training import Result, check_data, evaluate, resume, resume_batches
+from funcnet.training import Result, check_data, resume, resume_batches
 
 Advance = Callable[[Any], tuple[Result, dict[str, Any]]]
 """A run's state, which it consumes, to the result of a chunk and `notes` of its last state."""

@@ -8,10 +8,11 @@ import numpy as np
 
 from funcnet.data.feed import Ahead
 from funcnet.data.sources import Stream, as_source, in_numpy
+from funcnet.evaluation import merged
 from funcnet.host.chunks import in_memory
 from funcnet.host.chunks import score_of as score_of_arrays
 from funcnet.pairs import Trainer, check_count
-from funcnet.training import check_data, count_examples, merged
+from funcnet.training import check_data, count_examples
 
 
 def ending(data):

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from funcnet.evaluation import evaluate
 from funcnet.numerics import varied
 from funcnet.pairs import Trainer, Tree, check_count, check_trainer, number
 from funcnet.sweeps.members import LEAST_LOSS
-from funcnet.training import evaluate, resume
+from funcnet.training import resume
 
 
 class Watch(NamedTuple):

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcnet.evaluation import evaluate
 from funcnet.pairs import Trainer, Tree, check_count
 from funcnet.sweeps.members import LEAST_LOSS, count_members, gathered, ranking
-from funcnet.training import evaluate, resume
+from funcnet.training import resume
 
 
 class Rungs(NamedTuple):

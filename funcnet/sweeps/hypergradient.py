@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from funcnet import training
+from funcnet.evaluation import evaluate
 from funcnet.numerics import varied
 from funcnet.optimizers import skip_non_finite
 from funcnet.pairs import (
@@ -66,7 +67,7 @@ def forward_value_and_grad(function: Callable[..., Any], has_aux: bool = False):
 
 def validation_loss(trainer: Trainer, state: Any, validation: Tree):
     """The trainer's own loss of a run's state, `evaluate`'s, over the validation data."""
-    return training.evaluate(trainer, state, validation)["loss"]
+    return evaluate(trainer, state, validation)["loss"]
 
 
 def outcome(trainer, data, validation, key, *, steps, batch_size, outer_loss):

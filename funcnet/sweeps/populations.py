@@ -10,11 +10,12 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
+from funcnet.evaluation import evaluate
 from funcnet.numerics import varied
 from funcnet.pairs import Trainer, Tree, check_count, check_key, hyperparameters, number
 from funcnet.sweeps.members import LEAST_LOSS, count_members, gathered, ranking
 from funcnet.sweeps.names import named
-from funcnet.training import evaluate, replaced, resume
+from funcnet.training import replaced, resume
 
 
 class Population(NamedTuple):
