@@ -10,6 +10,13 @@ def widen(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def zeros_beside(x, *shape, dtype):
+    """0 in [n, *shape] for the n examples of x, on the devices that have them: in `shard_map` and
+    on a mesh of explicit axes what belongs to a batch must be as much in parts as the batch is."""
+    row = jnp.zeros_like(x[(slice(None), *(slice(1),) * (x.ndim - 1))], dtype)
+    return jnp.broadcast_to(row.reshape(x.shape[0], *(1,) * len(shape)), (x.shape[0], *shape))
+
+
 def native(leaf):
     """An array of NumPy in the machine's order of bytes, which JAX demands; else the leaf."""
     if not isinstance(leaf, np.ndarray):

@@ -27,7 +27,7 @@ from funcnet.layers.window import (
     span,
     windows,
 )
-from funcnet.numerics import widen
+from funcnet.numerics import widen, zeros_beside
 from funcnet.pairs import Network, fix, partial
 
 LAYOUTS = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
@@ -250,8 +250,10 @@ def conv_transpose_apply(
     forward = functools.partial(
         convolve, weight=kernel, stride=stride, dilation=dilation, groups=groups, places=places
     )
-    shape = jax.ShapeDtypeStruct((len(x), *spatial, weight.shape[-1] * groups), dtype)
-    (y,) = jax.linear_transpose(forward, shape)(x.astype(dtype))
+    # In shard_map each device's own where the kernel is: else the transpose adds the devices up.
+    x = x.astype(dtype) + jnp.zeros_like(kernel, shape=())
+    primal = zeros_beside(x, *spatial, weight.shape[-1] * groups, dtype=dtype)
+    (y,) = jax.linear_transpose(forward, primal)(x)
     return (y + params["bias"] if "bias" in params else y), state
 
 

@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 
 from funcnet.layers.linear import Initializer, check_floating, lecun_normal
 from funcnet.layers.sequence import check_mask, join, split
+from funcnet.numerics import zeros_beside
 from funcnet.pairs import Network, fix, partial
 
 orthogonal = initializers.orthogonal()
@@ -77,7 +78,7 @@ def recurred(params, h):
 
 
 def zeros(params, drive):
-    return jnp.zeros((drive.shape[0], params["recurrent"].shape[0]), drive.dtype)
+    return zeros_beside(drive, params["recurrent"].shape[0], dtype=drive.dtype)
 
 
 def two_zeros(params, drive):
