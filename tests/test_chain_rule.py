@@ -163,7 +163,9 @@ def test_scans_and_transposes_in_shard_map():
         (masked, lambda x: fn.Masked(x, x[..., 0] > 0.0)),
         (fn.conv_transpose(2, 1, (3,), stride=2), lambda x: x),
     ]
-    params = [random_like(jax.eval_shape(n.init, KEYED["key"])[0], 1, jnp.float32) for n, _ in cases]
+    params = [
+        random_like(jax.eval_shape(n.init, KEYED["key"])[0], 1, jnp.float32) for n, _ in cases
+    ]
     x = random_like(jax.ShapeDtypeStruct((2, 3, 2), jnp.float32), 2, jnp.float32)
 
     def forward(params, x):

@@ -376,6 +376,10 @@ WRONG = [
     (lambda: applied(fn.rnn(3, 2), ONES[:, :0]), r"T >= 1, got x of shape \(2, 0, 3\)"),
     (lambda: applied(fn.gru(3, 2), ONES.astype(int)), "gru expects floating-point features"),
     (
+        lambda: applied(fn.gru(3, 2), fn.Masked(ONES.astype(int), np.ones((2, 4), bool))),
+        "gru expects floating-point features, got x of dtype int32",
+    ),
+    (
         lambda: applied(fn.gru(3, 2), fn.Masked(ONES, np.ones((2, 3), bool))),
         r"mask of bool and of the shape \(2, 4\), got bool of shape \(2, 3\)",
     ),

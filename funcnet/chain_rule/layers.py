@@ -9,6 +9,7 @@ import numpy as np
 
 from funcnet.layers.dropout import kept
 from funcnet.layers.embedding import rows_of
+from funcnet.numerics import widen
 
 
 def dense(params, state, x, *, key=None, train=False):
@@ -114,7 +115,9 @@ def embedding(params, state, x, *, key=None, train=False):
     rows = rows_of(jnp.asarray(x), table.shape[0])
 
     def pullback(dy):
-        dtable = jnp.zeros_like(table).at[rows].add(dy.astype(table.dtype), mode="drop")
+        dtable = (
+            widen(jnp.zeros_like(table)).at[rows].add(widen(dy), mode="drop").astype(table.dtype)
+        )
         return {"table": dtable}, np.zeros(x.shape, jax.dtypes.float0)
 
     return table.at[rows].get(mode="fill", fill_value=jnp.nan), pullback, state

@@ -121,7 +121,7 @@ def kept(there, tree):
     """0 in place of what is not there."""
 
     def one(a):
-        return jnp.where(jnp.expand_dims(there, tuple(range(there.ndim, a.ndim))), a, 0.0)
+        return jnp.where(jnp.expand_dims(there, tuple(range(there.ndim, a.ndim))), a, 0)
 
     return jax.tree.map(one, tree)
 

@@ -16,7 +16,7 @@ from jax import lax
 from jax.nn import initializers
 from jax.tree_util import Partial
 
-from funcnet.layers.linear import Initializer, check_floating, lecun_normal
+from funcnet.layers.linear import Initializer, biased, check_floating, lecun_normal
 from funcnet.layers.window import (
     Padding,
     interleaved,
@@ -51,14 +51,15 @@ def by_patches(x, weight, *, stride, dilation, groups, places):
     """The elements of each window side by side, times the weights as a matrix; where each group is
     one feature, the weighted sum of the taps."""
     window, (fan_in, fan_out) = weight.shape[:-2], weight.shape[-2:]
-    views = windows(x, window, stride, dilation, places)
+    # Wide until they are multiplied, so that what goes back into x is added up wide too.
+    views = windows(widen(x), window, stride, dilation, places)
     if fan_in == 1 and groups > 1:
         each = fan_out // groups
         rows = widen(weight.reshape(-1, fan_out))
         terms = (jnp.repeat(v, each, axis=-1) * row for v, row in zip(views, rows, strict=True))
         return sum(terms).astype(x.dtype)
     positions = views[0].shape[:-1]
-    split = [v.reshape(math.prod(positions), groups, fan_in) for v in views]
+    split = [v.astype(x.dtype).reshape(math.prod(positions), groups, fan_in) for v in views]
     patches = jnp.concatenate(split, axis=-1)
     matrix = weight.reshape(-1, groups, fan_out // groups)
     if groups == 1:
@@ -169,7 +170,7 @@ def conv_apply(params, state, x, *, key=None, train=False, stride, padding, dila
     check_images("conv", x, len(stride), weight.shape[-2] * groups)
     places = placed("conv", x.shape[1:-1], weight.shape[:-2], stride, dilation, padding)
     y = convolve(x, weight, stride=stride, dilation=dilation, groups=groups, places=places)
-    return (y + params["bias"] if "bias" in params else y), state
+    return biased(params, y), state
 
 
 def geometry(name, fan_in, fan_out, window, stride, padding, dilation, groups):
@@ -254,7 +255,7 @@ def conv_transpose_apply(
     x = x.astype(dtype) + jnp.zeros_like(kernel, shape=())
     primal = zeros_beside(x, *spatial, weight.shape[-1] * groups, dtype=dtype)
     (y,) = jax.linear_transpose(forward, primal)(x)
-    return (y + params["bias"] if "bias" in params else y), state
+    return biased(params, y), state
 
 
 def conv_transpose(

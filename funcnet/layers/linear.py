@@ -9,6 +9,7 @@ from jax.nn import initializers
 from jax.tree_util import Partial
 
 from funcnet.layers.shape import check_array
+from funcnet.numerics import widen
 from funcnet.pairs import Network, fix, partial
 
 lecun_normal = initializers.lecun_normal()
@@ -35,6 +36,14 @@ def dense_init(key, *, fan_in, fan_out, weight_init, bias_init):
     return params, ()
 
 
+def biased(params, y):
+    """y + b, if there is a b, added wide, as is then its gradient, a sum over all positions."""
+    if "bias" not in params:
+        return y
+    bias = params["bias"]
+    return (widen(y) + widen(bias)).astype(jnp.result_type(y, bias))
+
+
 def dense_apply(params, state, x, *, key=None, train=False):
     weight = params["weight"]
     check_floating("dense", x)
@@ -42,8 +51,7 @@ def dense_apply(params, state, x, *, key=None, train=False):
         raise ValueError(
             f"dense expects {weight.shape[0]} features in the last axis, got x of shape {x.shape}"
         )
-    y = x @ weight
-    return (y + params["bias"] if "bias" in params else y), state
+    return biased(params, x @ weight), state
 
 
 def dense(

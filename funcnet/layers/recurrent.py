@@ -10,7 +10,7 @@ from jax.nn import initializers
 from jax.tree_util import Partial
 
 from funcnet.layers.linear import Initializer, check_floating, lecun_normal
-from funcnet.layers.sequence import check_mask, join, split
+from funcnet.layers.sequence import check_mask, cleared, join, split
 from funcnet.numerics import zeros_beside
 from funcnet.pairs import Network, fix, partial
 
@@ -203,7 +203,7 @@ def driven(params, x, project):
         )
     check_mask("over_time", values, mask)
     if mask is not None:
-        values = jnp.where(mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), values, 0.0)
+        values = cleared(values, mask)
     return in_time(project(params, values))
 
 

@@ -83,7 +83,7 @@ MUTANTS = [
     (layers, "identity", "((), dy)", "((), -dy)"),
     (layers, "activation", "*pullback(dy)", "*pullback(dy * y)"),
     (layers, "drop_path", "factor * dy", "dy"),
-    (layers, "embedding", ".add(dy", ".set(dy"),
+    (layers, "embedding", ".add(widen", ".set(widen"),
     (layers, "concatenate", "jnp.split(dy", "jnp.split(-dy"),
     (layers, "add", "(dy,) * len(x)", "(dy, *x[1:])"),
     (norm, "standardise", "- through_variance", ""),
