@@ -5,6 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def whole(value):
+    """Whether a size or a count is an integer, be it NumPy's."""
+    return hasattr(value, "__index__") and not isinstance(value, bool) and np.ndim(value) == 0
+
+
 def widen(x):
     """x in float32 or a wider type: sums of many numbers are taken so, as 16 bits are too few."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -387,6 +387,19 @@ WRONG = [
         r"max_pool expects \[n, 1 spatial axes, features\]",
     ),
     (lambda: fn.average_pool((6, 2)).apply((), (), X), "average_pool expects at least 6 elements"),
+    *(
+        (
+            lambda network=network: network.apply((), (), X[:, :, :0]),
+            rf"{name} expects one or more positions, got x of shape \(2, 5, 0, 3\)",
+        )
+        for name, network in (
+            ("global_max_pool", fn.global_max_pool),
+            ("global_average_pool", fn.global_average_pool),
+        )
+    ),
+    (lambda: fn.conv(3, 4, (3, 3), padding=np.array([1, 1])), 'padding to be "same", "valid"'),
+    (lambda: fn.conv(3, 4, (3, 3), stride=np.array([1, 1])), "stride to be a positive integer"),
+    (lambda: fn.max_pool((2, 2)).apply((), (), 1j * X), "max_pool expects real features"),
     (lambda: fn.global_max_pool.apply((), (), X[0, 0]), "expects \\[n, one or more spatial axes"),
 ]
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from funcnet.layers.linear import check_floating
 from funcnet.layers.shape import check_array, no_params
 from funcnet.pairs import Network, fix, number, partial
 
@@ -49,6 +50,7 @@ elu = activation(jax.nn.elu)
 
 
 def leaky(x, *, slope):
+    check_floating("leaky_relu", x)
     return jax.nn.leaky_relu(x, jnp.asarray(slope, x.dtype))
 
 

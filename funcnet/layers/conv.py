@@ -16,7 +16,7 @@ from jax import lax
 from jax.nn import initializers
 from jax.tree_util import Partial
 
-from funcnet.layers.linear import Initializer, biased, check_floating, lecun_normal
+from funcnet.layers.linear import Initializer, biased, check_inexact, lecun_normal
 from funcnet.layers.window import (
     Padding,
     interleaved,
@@ -157,7 +157,7 @@ def conv_init(key, *, shape, fan_out, weight_init, bias_init):
 
 
 def check_images(name, x, axes, features):
-    check_floating(name, x)
+    check_inexact(name, x)
     if x.ndim != axes + 2 or x.shape[-1] != features:
         raise ValueError(
             f"{name} expects [n, {axes} spatial axes, {features} features], "
@@ -218,7 +218,7 @@ def conv(
     """
     window, choices = geometry("conv", fan_in, fan_out, window, stride, padding, dilation, groups)
     init = Partial(
-        fix(conv_init, shape=(*window, fan_in // groups, fan_out), fan_out=fan_out),
+        fix(conv_init, shape=(*window, fan_in // groups, fan_out), fan_out=int(fan_out)),
         weight_init=partial(weight_init),
         bias_init=None if bias_init is None else partial(bias_init),
     )
@@ -284,7 +284,7 @@ def conv_transpose(
         "conv_transpose", fan_in, fan_out, window, stride, padding, dilation, groups
     )
     init = Partial(
-        fix(conv_init, shape=(*window, fan_in, fan_out // groups), fan_out=fan_out),
+        fix(conv_init, shape=(*window, fan_in, fan_out // groups), fan_out=int(fan_out)),
         weight_init=Partial(
             fix(regrouped_init, groups=choices["groups"]), initial=partial(weight_init)
         ),

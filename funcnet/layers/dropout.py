@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from funcnet.layers.linear import check_inexact
 from funcnet.layers.shape import stateless
 from funcnet.pairs import Network, number
 
@@ -14,13 +15,15 @@ def kept(key, rate, x, shape):
     The draw is the same whatever x's precision. At rate 1 nothing stays and the factor is 1, so
     that no infinity is formed.
     """
-    keep = 1.0 - jnp.asarray(rate, jnp.promote_types(x.dtype, jnp.float32))
+    real = jnp.finfo(x.dtype).dtype
+    keep = 1.0 - jnp.asarray(rate, jnp.promote_types(real, jnp.float32))
     probability = jax.lax.stop_gradient(keep).astype(jnp.float32)
     factor = 1.0 / jnp.where(keep > 0.0, keep, 1.0)
     return jax.random.bernoulli(key, probability, shape), factor.astype(x.dtype)
 
 
 def dropout_apply(params, state, x, *, key=None, train=False, rate):
+    check_inexact("dropout", x)
     if not train:
         return x, state
     if key is None:
@@ -40,6 +43,7 @@ def dropout(rate: float) -> Network:
 
 
 def drop_path_apply(params, state, x, *, key=None, train=False, rate):
+    check_inexact("drop_path", x)
     if not train:
         return x, state
     if key is None:

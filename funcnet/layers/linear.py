@@ -19,12 +19,23 @@ Initializer = Callable[..., Any]
 """`(key, shape) -> array`, as in `jax.nn.initializers`."""
 
 
-def check_floating(name, x):
+def check_inexact(name, x):
+    """Whether x is an array of real or complex numbers, not of integers."""
     check_array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ValueError(
             f"{name} expects floating-point features, got x of dtype {x.dtype}; "
             "scale integer images first, e.g. x / 255"
+        )
+
+
+def check_floating(name, x):
+    """Whether x is an array of real numbers, where the formula is wrong of complex ones."""
+    check_inexact(name, x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} expects real features, got x of dtype {x.dtype}; "
+            "give it real and imaginary parts as features of their own"
         )
 
 
@@ -46,7 +57,7 @@ def biased(params, y):
 
 def dense_apply(params, state, x, *, key=None, train=False):
     weight = params["weight"]
-    check_floating("dense", x)
+    check_inexact("dense", x)
     if x.ndim < 1 or x.shape[-1] != weight.shape[0]:
         raise ValueError(
             f"dense expects {weight.shape[0]} features in the last axis, got x of shape {x.shape}"

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from funcnet.layers.linear import Initializer, check_floating, lecun_normal
 from funcnet.layers.sequence import check_mask, cleared, join, split
-from funcnet.numerics import zeros_beside
+from funcnet.numerics import whole, zeros_beside
 from funcnet.pairs import Network, fix, partial
 
 orthogonal = initializers.orthogonal()
@@ -272,9 +272,9 @@ def over_time(cell: Cell, *, batch: int | None = None) -> Network:
     parts = {"project": project, "start": start, "step": step}
     if batch is None:
         return Network(Partial(over_time_init, init=init), Partial(over_time_apply, **parts))
-    if type(batch) is not int or batch < 1:
+    if not whole(batch) or batch < 1:
         raise ValueError(f"over_time expects batch to be a positive integer, got {batch!r}")
-    init = Partial(fix(carried_init, batch=batch), init=init, start=start)
+    init = Partial(fix(carried_init, batch=int(batch)), init=init, start=start)
     return Network(init, Partial(carried_apply, **parts))
 
 
