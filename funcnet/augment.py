@@ -13,7 +13,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from funcnet.layers.linear import check_inexact
-from funcnet.layers.shape import stateless
+from funcnet.layers.shape import check_array, stateless
 from funcnet.losses.common import check_range, one_hot
 from funcnet.pairs import Network, Task, check_count, fix, number, partial
 from funcnet.task import unpack
@@ -168,6 +168,7 @@ def mixup(alpha: float, *, classes: int | None = None) -> Partial:
 
 
 def normalise_apply(params, state, x, *, key=None, train=False, mean, std):
+    check_array("normalise", x)
     x = jnp.asarray(x)
     x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
     mean, std = jnp.asarray(mean, x.dtype), jnp.asarray(std, x.dtype)

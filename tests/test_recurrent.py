@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from protocol import by_vjp, pulled, random_like, relative
 
@@ -218,6 +219,22 @@ def test_last_step():
     y, _ = fn.last_step.apply((), (), fn.Masked(jnp.ones((3, 5, 2, 4)), THERE))
     np.testing.assert_array_equal(y.sum((1, 2)), [8.0, 8.0, 0.0])
     np.testing.assert_array_equal(fn.last_step.apply((), (), X)[0], X[:, -1])
+
+
+def test_a_batch_sharded_over_a_mesh_of_explicit_axes():
+    mesh = jax.make_mesh((2,), ("batch",), (AxisType.Explicit,), devices=jax.devices()[:2])
+    network = fn.serial(fn.gru(2, 3), fn.lstm(3, 1), fn.last_step)
+    params = drawn(network.init, dtype=jnp.float32)[0]
+    x = fn.Masked(jnp.asarray(X[:2], jnp.float32), jnp.asarray(THERE[:2]))
+
+    def total(params, x):
+        return jnp.sin(network.apply(params, ((), (), ()), x)[0]).sum()
+
+    grads = jax.jit(jax.value_and_grad(total))
+    wanted = grads(params, x)
+    with jax.set_mesh(mesh):
+        got = grads(params, jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch"))))
+    assert relative(got, wanted) <= 1e-6
 
 
 def test_initial_values():
