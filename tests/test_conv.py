@@ -191,6 +191,8 @@ def test_taps_and_positions_are_added_wide_in_16_bits():
         (inside, (), terms[None], ones[:, :1], lambda y, dp, dx: y[0, 0], 9),
         (inside, (), ones, terms[None], lambda y, dp, dx: dx[0, 8], 9),
         (fn.global_average_pool, (), terms[None], ones[:, 0], lambda y, dp, dx: y[0], 9),
+        (fn.learned_positions(1, 2), table, ones[:, :9].swapaxes(0, 1), terms[:, None],
+         lambda y, dp, dx: dp["table"][0], 1),
     ]  # fmt: skip
 
     @jax.jit

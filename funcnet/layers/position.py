@@ -117,7 +117,7 @@ def learned_positions_apply(params, state, x, *, key=None, train=False):
     check_steps("learned_positions", values, features)
     if values.shape[1] > length:
         raise ValueError(f"learned_positions has {length} positions, got x of shape {values.shape}")
-    y = values + params["table"][: values.shape[1]]
+    y = widen(values) + params["table"][: values.shape[1]]
     return join(y.astype(values.dtype), mask), state
 
 
