@@ -286,6 +286,22 @@ def test_a_mask_where_none_is_taken_says_so():
         x.ndim  # noqa: B018
 
 
+def test_a_numbers_gradient_is_summed_wide_in_16_bits():
+    """Of 4096 elements of -1 alike, each adding as much, 16 bits keep the first few hundred."""
+    x = -jnp.ones((64, 64))
+    for make in (fn.leaky_relu, fn.dropout):
+
+        @jax.jit
+        def slope(x, make=make):
+            def total(number):
+                y, _ = make(number).apply((), (), x, key=KEY, train=True)
+                return y.astype(jnp.float32).sum()
+
+            return jax.grad(total)(jnp.float32(0.25))
+
+        np.testing.assert_allclose(slope(x.astype(jnp.bfloat16)), slope(x), rtol=1e-2)
+
+
 def test_what_is_linear_takes_complex_numbers():
     x, y = jax.random.normal(KEY, (2, 2, 6, 3))
     for network in (fn.dense(3, 2), fn.average_pool((2,)), fn.dropout(0.4), fn.drop_path(0.4)):

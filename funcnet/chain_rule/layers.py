@@ -40,8 +40,11 @@ def dropout(params, state, x, *, rate, key=None, train=False):
     if not train:
         return identity(params, state, x, key=key, train=train)
     mask, factor = kept(key, rate, x, x.shape)
-    y = jnp.where(mask, factor * x, 0.0)
-    return y, lambda dy: ((), jnp.where(mask, factor * dy, 0.0)), state
+
+    def scaled(a):
+        return jnp.where(mask, factor * a, 0.0).astype(x.dtype)
+
+    return scaled(x), lambda dy: ((), scaled(dy)), state
 
 
 def flatten(params, state, x, *, key=None, train=False):
@@ -71,8 +74,11 @@ def drop_path(params, state, x, *, rate, key=None, train=False):
     if not train:
         return identity(params, state, x)
     mask, factor = kept(key, rate, x, x.shape[:1] + (1,) * (x.ndim - 1))
-    y = jnp.where(mask, factor * x, 0.0)
-    return y, lambda dy: ((), jnp.where(mask, factor * dy, 0.0)), state
+
+    def scaled(a):
+        return jnp.where(mask, factor * a, 0.0).astype(x.dtype)
+
+    return scaled(x), lambda dy: ((), scaled(dy)), state
 
 
 def add(params, state, x, *, key=None, train=False):

@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from funcnet.layers.linear import check_floating
 from funcnet.layers.shape import check_array, no_params
+from funcnet.numerics import widen
 from funcnet.pairs import Network, fix, number, partial
 
 
@@ -51,7 +52,8 @@ elu = activation(jax.nn.elu)
 
 def leaky(x, *, slope):
     check_floating("leaky_relu", x)
-    return jax.nn.leaky_relu(x, jnp.asarray(slope, x.dtype))
+    wide = widen(x)  # as is then the slope's gradient, a sum over all elements
+    return jax.nn.leaky_relu(wide, jnp.asarray(slope, wide.dtype)).astype(x.dtype)
 
 
 def leaky_relu(slope: float = 0.01) -> Network:
