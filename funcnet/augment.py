@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.layers.linear import check_floating
-from funcnet.layers.shape import stateless
+from funcnet.layers.linear import check_inexact
+from funcnet.layers.shape import check_array, stateless
 from funcnet.losses.common import check_range, one_hot
 from funcnet.pairs import Network, Task, check_count, fix, number, partial
 from funcnet.task import unpack
@@ -117,7 +117,7 @@ def cutout(size: int) -> Partial:
 
 
 def noise(key, x, *, std):
-    check_floating("gaussian_noise", x)
+    check_inexact("gaussian_noise", x)
     return x + jnp.asarray(std, x.dtype) * jax.random.normal(key, x.shape, x.dtype)
 
 
@@ -139,7 +139,7 @@ def distributions(target, classes, dtype):
 
 def mix(key, batch, *, alpha, classes):
     x, target, weight = unpack(batch)
-    check_floating("mixup", x)
+    check_inexact("mixup", x)
     if weight is not None:
         raise ValueError("mixup expects batches (x, y), got weights too: no mixture has one")
     drawn = jnp.where(alpha == 0.0, 1.0, alpha)
@@ -168,11 +168,13 @@ def mixup(alpha: float, *, classes: int | None = None) -> Partial:
 
 
 def normalise_apply(params, state, x, *, key=None, train=False, mean, std):
+    check_array("normalise", x)
     x = jnp.asarray(x)
     x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
     mean, std = jnp.asarray(mean, x.dtype), jnp.asarray(std, x.dtype)
     for name, value in (("mean", mean), ("std", std)):
-        if jnp.broadcast_shapes(value.shape, x.shape[1:]) != x.shape[1:]:
+        sizes = zip(value.shape[::-1], x.shape[:0:-1], strict=False)
+        if value.ndim >= x.ndim or not all(size in (1, n) for size, n in sizes):
             raise ValueError(
                 f"normalise's {name} of shape {value.shape} does not fit x of shape {x.shape}"
             )

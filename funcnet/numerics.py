@@ -6,9 +6,21 @@ import numpy as np
 from jax import lax
 
 
+def whole(value):
+    """Whether a size or a count is an integer, be it NumPy's."""
+    return hasattr(value, "__index__") and not isinstance(value, bool) and np.ndim(value) == 0
+
+
 def widen(x):
     """x in float32 or a wider type: sums of many numbers are taken so, as 16 bits are too few."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def zeros_beside(x, *shape, dtype):
+    """0 in [n, *shape] for the n examples of x, on the devices that have them: in `shard_map` and
+    on a mesh of explicit axes what belongs to a batch must be as much in parts as the batch is."""
+    row = jnp.zeros_like(x[(slice(None), *(slice(1),) * (x.ndim - 1))], dtype)
+    return jnp.broadcast_to(row.reshape(x.shape[0], *(1,) * len(shape)), (x.shape[0], *shape))
 
 
 def native(leaf):

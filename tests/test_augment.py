@@ -300,6 +300,11 @@ BAD = [
     (lambda: fn.mixup(0.1, classes=1), ValueError, "classes must be at least 2, got 1"),
     (lambda: fn.augmented(fn.relu), TypeError, "augmented expects a Task, such as supervised"),
     (
+        lambda: fn.normalise(np.ones(3), 1.0).apply((), (), np.ones((2, 4))),
+        ValueError,
+        r"normalise's mean of shape \(3,\) does not fit x of shape \(2, 4\)",
+    ),
+    (
         lambda: fn.random_crop(1)(KEY, (np.ones((3, 4)), LABELS[:3])),
         ValueError,
         r"random_crop expects images \[n, height, width, ...\], got x of shape \[n, 4\]",

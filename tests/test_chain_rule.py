@@ -152,6 +152,60 @@ def test_sharded_over_four_devices():
     assert relative(hand(replicated, state, sharded), hand(params, state, batch)) <= 1e-5
 
 
+def test_scans_and_transposes_in_shard_map():
+    """A batch in two parts, by `jax.grad`, which adds up over the devices, and by hand; and two
+    members that share a batch."""
+    mesh = jax.make_mesh((2,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:2])
+    shared, parts = PartitionSpec(), PartitionSpec("batch")
+    masked = fn.serial(fn.bidirectional(fn.gru(2, 1), fn.lstm(2, 2)), fn.last_step)
+    cases = [
+        (fn.rnn(2, 2), lambda x: x),
+        (masked, lambda x: fn.Masked(x, x[..., 0] > 0.0)),
+        (fn.conv_transpose(2, 1, (3,), stride=2), lambda x: x),
+    ]
+    params = [
+        random_like(jax.eval_shape(n.init, KEYED["key"])[0], 1, jnp.float32) for n, _ in cases
+    ]
+    x = random_like(jax.ShapeDtypeStruct((2, 3, 2), jnp.float32), 2, jnp.float32)
+
+    def forward(params, x):
+        nets = [(network, as_input(x)) for network, as_input in cases]
+        return [n.apply(p, (((), ()), ()), x)[0] for (n, x), p in zip(nets, params, strict=True)]
+
+    def auto(params, x):
+        return jax.grad(lambda p: sum(jnp.sin(y).sum() for y in forward(p, x)))(params)
+
+    def hand(params, x):
+        grads = []
+        for (network, as_input), p in zip(cases, params, strict=True):
+            y, pullback, _ = chain_rule.vjp(network.apply, p, (((), ()), ()), as_input(x))
+            grads.append(jax.tree.map(lambda a: a[None], pullback(jnp.cos(y))[0]))
+        return grads
+
+    def member(params, x):
+        return forward(jax.tree.map(lambda a: a[0], params), x)
+
+    @jax.jit
+    def everything(params, members, x):
+        both = jax.shard_map(
+            lambda p, x: (forward(p, x), auto(p, x), hand(p, x)),
+            mesh=mesh,
+            in_specs=(shared, parts),
+            out_specs=(parts, shared, parts),
+        )
+        many = jax.shard_map(member, mesh=mesh, in_specs=(parts, shared), out_specs=parts)
+        y, by_grad, by_hand = both(params, x)
+        by_hand = jax.tree.map(lambda a: a.sum(axis=0), by_hand)
+        alone = forward(params, x), auto(params, x), auto(params, x)
+        apart = [forward(jax.tree.map(lambda a, i=i: a[i], members), x) for i in range(2)]
+        together = jax.tree.map(lambda *ys: jnp.concatenate(ys), *apart)
+        return (y, by_grad, by_hand, many(members, x)), (*alone, together)
+
+    members = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), params)
+    got, wanted = everything(params, members, x)
+    assert relative(got, wanted) <= 1e-6
+
+
 def test_training_through_either_engine_is_the_same():
     data = (np.random.default_rng(0).normal(size=(20, 2, 3)), np.arange(20) % 3)
     results = []

@@ -11,6 +11,7 @@ from cases.conv import WINOGRAD
 from protocol import error_in
 
 import funcnet as fn
+from funcnet import chain_rule
 from funcnet.layers import conv as forms
 
 KEY = jax.random.key(0)
@@ -162,6 +163,56 @@ def test_sums_in_16_bits_stay_in_range_and_are_rounded_once():
     exact = np.asarray(half["weight"], float)[:, 0] * np.asarray(x.astype(jnp.bfloat16), float)[0]
     wanted = exact.sum(axis=0).astype(jnp.bfloat16)
     np.testing.assert_allclose(y[0, 0].astype(float), wanted.astype(float), rtol=0.01)
+
+
+def test_taps_and_positions_are_added_wide_in_16_bits():
+    """256 and eight ones are 264; in 16 bits they stay 256 where the ones come one by one."""
+    row = np.array([256.0] + [1.0] * 8)
+    terms = jnp.asarray(np.stack([row, row[::-1]], axis=-1), jnp.bfloat16)
+    ones = jnp.ones((1, 17, 2), jnp.bfloat16)
+    zero, wide = jnp.zeros(2, jnp.bfloat16), {"padding": "valid"}
+    pool = fn.average_pool((9,), stride=1)
+    inside = fn.average_pool((9,), stride=1, count_padding=False)
+    some = {"weight": jnp.ones((2, 2), jnp.bfloat16), "bias": zero}
+    one = {"weight": jnp.ones((1, 2, 2), jnp.bfloat16), "bias": zero}
+    table = {"table": jnp.ones((3, 2), jnp.bfloat16)}
+    ids = jnp.zeros(9, int)
+    cases = [  # network, params, x, dy, what of (y, dparams, dx) is 264, and times what
+        (fn.conv_transpose(1, 2, (9,), **wide), {"weight": terms[:, None], "bias": zero},
+         ones[:, :9, :1], ones, lambda y, dp, dx: y[0, 8], 1),
+        (fn.conv(2, 1, (9,), **wide, bias_init=None), {"weight": terms[..., None]},
+         ones, ones[:, :9, :1], lambda y, dp, dx: dx[0, 8], 1),
+        (fn.conv(2, 2, (9,), **wide, groups=2, bias_init=None), {"weight": terms[:, None]},
+         ones, ones[:, :9], lambda y, dp, dx: dx[0, 8], 1),
+        (fn.dense(2, 2), some, ones[:, :9], terms[None], lambda y, dp, dx: dp["bias"], 1),
+        (fn.conv(2, 2, (1,)), one, ones[:, :9], terms[None], lambda y, dp, dx: dp["bias"], 1),
+        (pool, (), terms[None], ones[:, :1], lambda y, dp, dx: y[0, 0], 9),
+        (pool, (), ones, terms[None], lambda y, dp, dx: dx[0, 8], 9),
+        (inside, (), terms[None], ones[:, :1], lambda y, dp, dx: y[0, 0], 9),
+        (inside, (), ones, terms[None], lambda y, dp, dx: dx[0, 8], 9),
+        (fn.global_average_pool, (), terms[None], ones[:, 0], lambda y, dp, dx: y[0], 9),
+        (fn.learned_positions(1, 2), table, ones[:, :9].swapaxes(0, 1), terms[:, None],
+         lambda y, dp, dx: dp["table"][0], 1),
+    ]  # fmt: skip
+
+    @jax.jit
+    def both(arguments):
+        found = []
+        for (network, *_, of, _), (params, x, dy) in zip(cases, arguments, strict=True):
+            y, pullback = jax.vjp(lambda p, x, n=network: n.apply(p, (), x)[0], params, x)
+            hand, by_hand, _ = chain_rule.vjp(network.apply, params, (), x)
+            found += [of(y, *pullback(dy)), of(hand, *by_hand(dy))]
+        full = jnp.full((1, 900, 1), 100.0, jnp.float16)
+        mean, *_ = chain_rule.vjp(fn.global_average_pool.apply, (), (), full)
+        _, by_hand, _ = chain_rule.vjp(fn.embedding(3, 2).apply, table, (), ids)
+        return found, by_hand(terms)[0]["table"][0], mean
+
+    found, row, mean = both([case[1:4] for case in cases])
+    for got, factor in zip(found, np.repeat([case[-1] for case in cases], 2), strict=True):
+        assert got.dtype == jnp.bfloat16
+        np.testing.assert_allclose(got.astype(float) * factor, 264.0, rtol=4e-3)
+    np.testing.assert_array_equal(row.astype(float), 264.0)
+    np.testing.assert_array_equal(mean, 100.0)
 
 
 def test_winograd_agrees_with_the_rule_and_is_as_exact_as_patches():
@@ -338,6 +389,19 @@ WRONG = [
         r"max_pool expects \[n, 1 spatial axes, features\]",
     ),
     (lambda: fn.average_pool((6, 2)).apply((), (), X), "average_pool expects at least 6 elements"),
+    *(
+        (
+            lambda network=network: network.apply((), (), X[:, :, :0]),
+            rf"{name} expects one or more positions, got x of shape \(2, 5, 0, 3\)",
+        )
+        for name, network in (
+            ("global_max_pool", fn.global_max_pool),
+            ("global_average_pool", fn.global_average_pool),
+        )
+    ),
+    (lambda: fn.conv(3, 4, (3, 3), padding=np.array([1, 1])), 'padding to be "same", "valid"'),
+    (lambda: fn.conv(3, 4, (3, 3), stride=np.array([1, 1])), "stride to be a positive integer"),
+    (lambda: fn.max_pool((2, 2)).apply((), (), 1j * X), "max_pool expects real features"),
     (lambda: fn.global_max_pool.apply((), (), X[0, 0]), "expects \\[n, one or more spatial axes"),
 ]
 

@@ -270,14 +270,47 @@ def test_serial_nests_and_no_layer_is_the_identity():
 
 def test_a_mask_where_none_is_taken_says_so():
     x = fn.Masked(jnp.ones((2, 4, 3)), jnp.ones((2, 4), bool))
-    for network in (fn.dense(3, 2), fn.embedding(5, 2), fn.relu, fn.layer_norm(3), fn.identity):
+    networks = [fn.dense(3, 2), fn.embedding(5, 2), fn.relu, fn.layer_norm(3), fn.identity]
+    networks += [fn.flatten, fn.tokens, fn.normalise(0.0, 1.0)]
+    for network in networks:
         with pytest.raises(ValueError, match=r"expects an array, got Masked; .* put masked\(...\)"):
             network.apply(*network.init(KEY), x)
     for network in (fn.add, fn.multiply, fn.concatenate):
         with pytest.raises(ValueError, match="expects a tuple of arrays, got Masked"):
             network.apply((), (), x)
+    for network in (fn.dropout(0.1), fn.drop_path(0.1)):
+        for train in (False, True):
+            with pytest.raises(ValueError, match=r"expects an array, got Masked; .* masked\(...\)"):
+                network.apply((), (), x, key=KEY, train=train)
     with pytest.raises(AttributeError, match=r"put layers for plain arrays inside masked\(...\)"):
-        fn.dropout(0.1).apply((), (), x, key=KEY, train=True)
+        x.ndim  # noqa: B018
+
+
+def test_a_numbers_gradient_is_summed_wide_in_16_bits():
+    """Of 4096 elements of -1 alike, each adding as much, 16 bits keep the first few hundred."""
+    x = -jnp.ones((64, 64))
+    for make in (fn.leaky_relu, fn.dropout):
+
+        @jax.jit
+        def slope(x, make=make):
+            def total(number):
+                y, _ = make(number).apply((), (), x, key=KEY, train=True)
+                return y.astype(jnp.float32).sum()
+
+            return jax.grad(total)(jnp.float32(0.25))
+
+        np.testing.assert_allclose(slope(x.astype(jnp.bfloat16)), slope(x), rtol=1e-2)
+
+
+def test_what_is_linear_takes_complex_numbers():
+    x, y = jax.random.normal(KEY, (2, 2, 6, 3))
+    for network in (fn.dense(3, 2), fn.average_pool((2,)), fn.dropout(0.4), fn.drop_path(0.4)):
+        params, _ = network.init(KEY)
+
+        def apply(x, network=network, params=params):
+            return network.apply(params, (), x, key=KEY, train=True)[0]
+
+        np.testing.assert_allclose(apply(x + 1j * y), apply(x) + 1j * apply(y), rtol=1e-5)
 
 
 def test_an_empty_batch_gives_an_empty_result_and_changes_no_state():
@@ -317,6 +350,10 @@ def test_numbers_from_numpy_are_the_same_choices():
         (fn.embedding(4, 2), fn.embedding(four, two)),
         (fn.attention(4, 2), fn.attention(four, two)),
         (fn.sinusoidal(4), fn.sinusoidal(four)),
+        (fn.sinusoidal(4, cache=(2, 4)), fn.sinusoidal(4, cache=(two, four))),
+        (fn.rnn(4, 2, batch=2), fn.rnn(four, two, batch=two)),
+        (fn.conv(4, 2, (2,), padding=2), fn.conv(four, two, (two,), padding=two)),
+        (fn.max_pool((4,), padding=((2, 2),)), fn.max_pool((four,), padding=((two, two),))),
         (fn.repeat(fn.relu, 2), fn.repeat(fn.relu, two)),
     ):
         assert jax.tree.structure(ours) == jax.tree.structure(theirs)
@@ -352,6 +389,24 @@ WRONG = [
     (
         lambda: fn.layer_norm(2).apply(*fn.layer_norm(2).init(KEY), jnp.ones((3, 2), int)),
         "layer_norm expects floating-point features, got x of dtype int32",
+    ),
+    *(
+        (
+            lambda network=network, train=train: network.apply(
+                (), (), X.astype(int), key=KEY, train=train
+            ),
+            f"{name} expects floating-point features, got x of dtype int64",
+        )
+        for name, network in (
+            ("dropout", fn.dropout(0.4)),
+            ("drop_path", fn.drop_path(0.4)),
+            ("leaky_relu", fn.leaky_relu(0.1)),
+        )
+        for train in (False, True)
+    ),
+    (
+        lambda: fn.layer_norm(2).apply(*fn.layer_norm(2).init(KEY), jnp.ones((3, 2), complex)),
+        "layer_norm expects real features, got x of dtype complex64",
     ),
     (
         lambda: fn.repeat(fn.dense(3, 4), 2).apply(

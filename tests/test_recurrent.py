@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from protocol import by_vjp, pulled, random_like, relative
 
@@ -220,6 +221,22 @@ def test_last_step():
     np.testing.assert_array_equal(fn.last_step.apply((), (), X)[0], X[:, -1])
 
 
+def test_a_batch_sharded_over_a_mesh_of_explicit_axes():
+    mesh = jax.make_mesh((2,), ("batch",), (AxisType.Explicit,), devices=jax.devices()[:2])
+    network = fn.serial(fn.gru(2, 3), fn.lstm(3, 1), fn.last_step)
+    params = drawn(network.init, dtype=jnp.float32)[0]
+    x = fn.Masked(jnp.asarray(X[:2], jnp.float32), jnp.asarray(THERE[:2]))
+
+    def total(params, x):
+        return jnp.sin(network.apply(params, ((), (), ()), x)[0]).sum()
+
+    grads = jax.jit(jax.value_and_grad(total))
+    wanted = grads(params, x)
+    with jax.set_mesh(mesh):
+        got = grads(params, jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch"))))
+    assert relative(got, wanted) <= 1e-6
+
+
 def test_initial_values():
     params = jax.jit(fn.lstm_cell(400, 20).init)(KEY)
     np.testing.assert_allclose(params["input"].std(), 1 / np.sqrt(400), rtol=0.02)
@@ -375,6 +392,10 @@ WRONG = [
     ),
     (lambda: applied(fn.rnn(3, 2), ONES[:, :0]), r"T >= 1, got x of shape \(2, 0, 3\)"),
     (lambda: applied(fn.gru(3, 2), ONES.astype(int)), "gru expects floating-point features"),
+    (
+        lambda: applied(fn.gru(3, 2), fn.Masked(ONES.astype(int), np.ones((2, 4), bool))),
+        "gru expects floating-point features, got x of dtype int32",
+    ),
     (
         lambda: applied(fn.gru(3, 2), fn.Masked(ONES, np.ones((2, 3), bool))),
         r"mask of bool and of the shape \(2, 4\), got bool of shape \(2, 3\)",

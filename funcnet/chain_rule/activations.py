@@ -5,6 +5,8 @@ import math
 import jax.numpy as jnp
 from jax.lax import erfc
 
+from funcnet.numerics import widen
+
 
 def logistic(x):
     return 1.0 / (1.0 + jnp.exp(-x))
@@ -15,9 +17,10 @@ def relu(x):
 
 
 def leaky(x, *, slope):
-    slope = jnp.asarray(slope, x.dtype)
-    y = jnp.where(x >= 0.0, x, slope * x)
-    return y, lambda dy: (jnp.where(x >= 0.0, dy, slope * dy),)
+    def bent(a):
+        return jnp.where(x >= 0.0, a, (slope * widen(a)).astype(x.dtype))
+
+    return bent(x), lambda dy: (bent(dy),)
 
 
 def tanh(x):

@@ -9,6 +9,7 @@ from jax import lax
 
 from funcnet.layers.conv import spread_shape
 from funcnet.layers.window import placed
+from funcnet.numerics import widen
 
 
 class Taps:
@@ -58,18 +59,20 @@ def merged(x):
 def gather(taps, x, weight, groups):
     """y[i] = sum_k x[i s + k d] W_k."""
     padded = taps.padded(x)
-    return sum(
+    y = sum(
         merged(jnp.einsum("...gi,igo->...go", by_group(taps.read(padded, start), groups), tap))
-        for start, tap in zip(taps.starts, weight, strict=True)
+        for start, tap in zip(taps.starts, widen(weight), strict=True)
     )
+    return y.astype(jnp.result_type(x, weight))
 
 
 def scatter(taps, y, weight, groups):
     """x[i s + k d] += y[i] W_k', the transpose of `gather` in x."""
-    return sum(
+    x = sum(
         taps.written(merged(jnp.einsum("...go,igo->...gi", by_group(y, groups), tap)), start)
-        for start, tap in zip(taps.starts, weight, strict=True)
+        for start, tap in zip(taps.starts, widen(weight), strict=True)
     )
+    return x.astype(jnp.result_type(y, weight))
 
 
 def outer(taps, x, y, groups):
@@ -144,22 +147,24 @@ def max_pool(params, state, x, *, window, stride, padding, key=None, train=False
 
 def mean_of_taps(x, taps, counts):
     """y[i] = sum_k x[i s + k] / counts[i]: each tap gets dy[i] / counts[i]."""
-    padded = taps.padded(x)
+    padded = taps.padded(widen(x))
 
     def pullback(dy):
-        return (), sum(taps.written(dy / counts, start) for start in taps.starts)
+        each = widen(dy) / counts
+        return (), sum(taps.written(each, start) for start in taps.starts).astype(x.dtype)
 
-    return sum(taps.read(padded, start) for start in taps.starts) / counts, pullback
+    y = sum(taps.read(padded, start) for start in taps.starts) / counts
+    return y.astype(x.dtype), pullback
 
 
 def average_pool(params, state, x, *, window, stride, padding, key=None, train=False):
     taps = Taps(x.shape[1:-1], window, stride, (1,) * len(window), padding)
-    return *mean_of_taps(x, taps, jnp.asarray(math.prod(window), x.dtype)), state
+    return *mean_of_taps(x, taps, math.prod(window)), state
 
 
 def average_pool_inside(params, state, x, *, window, stride, padding, key=None, train=False):
     taps = Taps(x.shape[1:-1], window, stride, (1,) * len(window), padding)
-    ones = taps.padded(jnp.ones((1, *x.shape[1:-1], 1), x.dtype))
+    ones = taps.padded(widen(jnp.ones((1, *x.shape[1:-1], 1), x.dtype)))
     return *mean_of_taps(x, taps, sum(taps.read(ones, start) for start in taps.starts)), state
 
 
@@ -183,7 +188,7 @@ def global_average_pool(params, state, x, *, key=None, train=False):
     def pullback(dy):
         return (), jnp.broadcast_to(jnp.expand_dims(dy / count, axes), x.shape)
 
-    return x.sum(axis=axes) / count, pullback, state
+    return (widen(x).sum(axis=axes) / count).astype(x.dtype), pullback, state
 
 
 def subsample(params, state, x, *, stride, features, key=None, train=False):

@@ -9,6 +9,7 @@ import numpy as np
 
 from funcnet.layers.dropout import kept
 from funcnet.layers.embedding import rows_of
+from funcnet.numerics import widen
 
 
 def dense(params, state, x, *, key=None, train=False):
@@ -39,8 +40,11 @@ def dropout(params, state, x, *, rate, key=None, train=False):
     if not train:
         return identity(params, state, x, key=key, train=train)
     mask, factor = kept(key, rate, x, x.shape)
-    y = jnp.where(mask, factor * x, 0.0)
-    return y, lambda dy: ((), jnp.where(mask, factor * dy, 0.0)), state
+
+    def scaled(a):
+        return jnp.where(mask, factor * a, 0.0).astype(x.dtype)
+
+    return scaled(x), lambda dy: ((), scaled(dy)), state
 
 
 def flatten(params, state, x, *, key=None, train=False):
@@ -70,8 +74,11 @@ def drop_path(params, state, x, *, rate, key=None, train=False):
     if not train:
         return identity(params, state, x)
     mask, factor = kept(key, rate, x, x.shape[:1] + (1,) * (x.ndim - 1))
-    y = jnp.where(mask, factor * x, 0.0)
-    return y, lambda dy: ((), jnp.where(mask, factor * dy, 0.0)), state
+
+    def scaled(a):
+        return jnp.where(mask, factor * a, 0.0).astype(x.dtype)
+
+    return scaled(x), lambda dy: ((), scaled(dy)), state
 
 
 def add(params, state, x, *, key=None, train=False):
@@ -114,7 +121,9 @@ def embedding(params, state, x, *, key=None, train=False):
     rows = rows_of(jnp.asarray(x), table.shape[0])
 
     def pullback(dy):
-        dtable = jnp.zeros_like(table).at[rows].add(dy.astype(table.dtype), mode="drop")
+        dtable = (
+            widen(jnp.zeros_like(table)).at[rows].add(widen(dy), mode="drop").astype(table.dtype)
+        )
         return {"table": dtable}, np.zeros(x.shape, jax.dtypes.float0)
 
     return table.at[rows].get(mode="fill", fill_value=jnp.nan), pullback, state

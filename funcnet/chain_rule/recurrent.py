@@ -13,7 +13,7 @@ from jax import lax
 
 from funcnet.chain_rule.activations import logistic
 from funcnet.layers.sequence import join, split
-from funcnet.numerics import widen
+from funcnet.numerics import widen, zeros_beside
 
 
 def only(params, **grads):
@@ -39,7 +39,7 @@ def project(params, x, *, name):
 def zeros(params, drive):
     """A constant."""
     size = params["recurrent"].shape[0]
-    return jnp.zeros((len(drive), size), drive.dtype), lambda dcarry: (only(params),)
+    return zeros_beside(drive, size, dtype=drive.dtype), lambda dcarry: (only(params),)
 
 
 def two_zeros(params, drive):
@@ -121,7 +121,7 @@ def kept(there, tree):
     """0 in place of what is not there."""
 
     def one(a):
-        return jnp.where(jnp.expand_dims(there, tuple(range(there.ndim, a.ndim))), a, 0.0)
+        return jnp.where(jnp.expand_dims(there, tuple(range(there.ndim, a.ndim))), a, 0)
 
     return jax.tree.map(one, tree)
 
@@ -164,7 +164,9 @@ def through_time(params, x, begin, *, project, step, vjp):
     def backward(dy):
         delta, nothing = split(dy)
         dy = in_time(delta).astype(y.dtype)
-        none = jax.tree.map(jnp.zeros_like, (last, jax.tree.map(widen, params)))
+        # In shard_map each device's dparams are its own, though the params are common to all.
+        own = jnp.zeros_like(dy, shape=())
+        none = jax.tree.map(lambda a: jnp.zeros_like(a) + own, (last, jax.tree.map(widen, params)))
         inputs = (carries, drives, in_time(there), dy)
         (dcarry, dparams), ddrives = lax.scan(back, none, inputs, reverse=True)
         share, dx = project_back(in_time(ddrives))

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from funcnet.layers.linear import check_floating
 from funcnet.layers.shape import check_array, no_params
+from funcnet.numerics import widen
 from funcnet.pairs import Network, fix, number, partial
 
 
@@ -49,7 +51,9 @@ elu = activation(jax.nn.elu)
 
 
 def leaky(x, *, slope):
-    return jax.nn.leaky_relu(x, jnp.asarray(slope, x.dtype))
+    check_floating("leaky_relu", x)
+    wide = widen(x)  # as is then the slope's gradient, a sum over all elements
+    return jax.nn.leaky_relu(wide, jnp.asarray(slope, wide.dtype)).astype(x.dtype)
 
 
 def leaky_relu(slope: float = 0.01) -> Network:

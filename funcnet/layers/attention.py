@@ -202,7 +202,7 @@ def attention(
     size = features // heads
     if rotary_base is not None and size % 2:
         raise ValueError(f"rotary positions need heads of an even size, got {size}")
-    check_cache("attention", cache)
+    cache = check_cache("attention", cache)
     if cache is not None and not causal:
         raise ValueError("attention with a cache must be causal")
     init = Partial(

@@ -16,7 +16,7 @@ from jax import lax
 from jax.nn import initializers
 from jax.tree_util import Partial
 
-from funcnet.layers.linear import Initializer, check_floating, lecun_normal
+from funcnet.layers.linear import Initializer, biased, check_inexact, lecun_normal
 from funcnet.layers.window import (
     Padding,
     interleaved,
@@ -27,7 +27,7 @@ from funcnet.layers.window import (
     span,
     windows,
 )
-from funcnet.numerics import widen
+from funcnet.numerics import widen, zeros_beside
 from funcnet.pairs import Network, fix, partial
 
 LAYOUTS = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
@@ -51,14 +51,15 @@ def by_patches(x, weight, *, stride, dilation, groups, places):
     """The elements of each window side by side, times the weights as a matrix; where each group is
     one feature, the weighted sum of the taps."""
     window, (fan_in, fan_out) = weight.shape[:-2], weight.shape[-2:]
-    views = windows(x, window, stride, dilation, places)
+    # Wide until they are multiplied, so that what goes back into x is added up wide too.
+    views = windows(widen(x), window, stride, dilation, places)
     if fan_in == 1 and groups > 1:
         each = fan_out // groups
         rows = widen(weight.reshape(-1, fan_out))
         terms = (jnp.repeat(v, each, axis=-1) * row for v, row in zip(views, rows, strict=True))
         return sum(terms).astype(x.dtype)
     positions = views[0].shape[:-1]
-    split = [v.reshape(math.prod(positions), groups, fan_in) for v in views]
+    split = [v.astype(x.dtype).reshape(math.prod(positions), groups, fan_in) for v in views]
     patches = jnp.concatenate(split, axis=-1)
     matrix = weight.reshape(-1, groups, fan_out // groups)
     if groups == 1:
@@ -156,7 +157,7 @@ def conv_init(key, *, shape, fan_out, weight_init, bias_init):
 
 
 def check_images(name, x, axes, features):
-    check_floating(name, x)
+    check_inexact(name, x)
     if x.ndim != axes + 2 or x.shape[-1] != features:
         raise ValueError(
             f"{name} expects [n, {axes} spatial axes, {features} features], "
@@ -169,7 +170,7 @@ def conv_apply(params, state, x, *, key=None, train=False, stride, padding, dila
     check_images("conv", x, len(stride), weight.shape[-2] * groups)
     places = placed("conv", x.shape[1:-1], weight.shape[:-2], stride, dilation, padding)
     y = convolve(x, weight, stride=stride, dilation=dilation, groups=groups, places=places)
-    return (y + params["bias"] if "bias" in params else y), state
+    return biased(params, y), state
 
 
 def geometry(name, fan_in, fan_out, window, stride, padding, dilation, groups):
@@ -217,7 +218,7 @@ def conv(
     """
     window, choices = geometry("conv", fan_in, fan_out, window, stride, padding, dilation, groups)
     init = Partial(
-        fix(conv_init, shape=(*window, fan_in // groups, fan_out), fan_out=fan_out),
+        fix(conv_init, shape=(*window, fan_in // groups, fan_out), fan_out=int(fan_out)),
         weight_init=partial(weight_init),
         bias_init=None if bias_init is None else partial(bias_init),
     )
@@ -250,9 +251,11 @@ def conv_transpose_apply(
     forward = functools.partial(
         convolve, weight=kernel, stride=stride, dilation=dilation, groups=groups, places=places
     )
-    shape = jax.ShapeDtypeStruct((len(x), *spatial, weight.shape[-1] * groups), dtype)
-    (y,) = jax.linear_transpose(forward, shape)(x.astype(dtype))
-    return (y + params["bias"] if "bias" in params else y), state
+    # In shard_map each device's own where the kernel is: else the transpose adds the devices up.
+    x = x.astype(dtype) + jnp.zeros_like(kernel, shape=())
+    primal = zeros_beside(x, *spatial, weight.shape[-1] * groups, dtype=dtype)
+    (y,) = jax.linear_transpose(forward, primal)(x)
+    return biased(params, y), state
 
 
 def conv_transpose(
@@ -281,7 +284,7 @@ def conv_transpose(
         "conv_transpose", fan_in, fan_out, window, stride, padding, dilation, groups
     )
     init = Partial(
-        fix(conv_init, shape=(*window, fan_in, fan_out // groups), fan_out=fan_out),
+        fix(conv_init, shape=(*window, fan_in, fan_out // groups), fan_out=int(fan_out)),
         weight_init=Partial(
             fix(regrouped_init, groups=choices["groups"]), initial=partial(weight_init)
         ),

@@ -4,29 +4,33 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from funcnet.layers.linear import check_inexact
 from funcnet.layers.shape import stateless
 from funcnet.pairs import Network, number
 
 
 def kept(key, rate, x, shape):
-    """Which elements stay, bool of a shape, and the factor 1 / (1 - rate) in x's dtype.
+    """Which elements stay, bool of a shape, and the factor 1 / (1 - rate), in float32 at least as
+    its gradient, a sum over all elements, then is.
 
     The draw is the same whatever x's precision. At rate 1 nothing stays and the factor is 1, so
     that no infinity is formed.
     """
-    keep = 1.0 - jnp.asarray(rate, jnp.promote_types(x.dtype, jnp.float32))
+    real = jnp.finfo(x.dtype).dtype
+    keep = 1.0 - jnp.asarray(rate, jnp.promote_types(real, jnp.float32))
     probability = jax.lax.stop_gradient(keep).astype(jnp.float32)
     factor = 1.0 / jnp.where(keep > 0.0, keep, 1.0)
-    return jax.random.bernoulli(key, probability, shape), factor.astype(x.dtype)
+    return jax.random.bernoulli(key, probability, shape), factor
 
 
 def dropout_apply(params, state, x, *, key=None, train=False, rate):
+    check_inexact("dropout", x)
     if not train:
         return x, state
     if key is None:
         raise ValueError("dropout draws a mask in training: pass key=, or train=False")
     mask, factor = kept(key, rate, x, x.shape)
-    return jnp.where(mask, factor * x, 0.0), state
+    return jnp.where(mask, factor * x, 0.0).astype(x.dtype), state
 
 
 def dropout(rate: float) -> Network:
@@ -40,12 +44,13 @@ def dropout(rate: float) -> Network:
 
 
 def drop_path_apply(params, state, x, *, key=None, train=False, rate):
+    check_inexact("drop_path", x)
     if not train:
         return x, state
     if key is None:
         raise ValueError("drop_path draws a mask in training: pass key=, or train=False")
     mask, factor = kept(key, rate, x, x.shape[:1] + (1,) * (x.ndim - 1))
-    return jnp.where(mask, factor * x, 0.0), state
+    return jnp.where(mask, factor * x, 0.0).astype(x.dtype), state
 
 
 def drop_path(rate: float) -> Network:

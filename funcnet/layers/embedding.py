@@ -35,7 +35,8 @@ def embedding(vocabulary: int, features: int, *, table_init: Initializer = unit_
     """A row of a table for each id, y = table[x].
 
     x: integers [...], y: [..., features], table: [vocabulary, features]. An id out of range, or
-    negative, gives NaN; it is neither clamped nor counted from the end.
+    negative, gives NaN; it is neither clamped nor counted from the end. A row's gradient is added
+    up in the table's dtype: keep that float32 where a row is read hundreds of times a batch.
     """
     sizes = {
         "vocabulary": check_count("vocabulary", vocabulary, 1),

@@ -9,6 +9,7 @@ from jax.nn import initializers
 from jax.tree_util import Partial
 
 from funcnet.layers.shape import check_array
+from funcnet.numerics import widen
 from funcnet.pairs import Network, fix, partial
 
 lecun_normal = initializers.lecun_normal()
@@ -18,12 +19,23 @@ Initializer = Callable[..., Any]
 """`(key, shape) -> array`, as in `jax.nn.initializers`."""
 
 
-def check_floating(name, x):
+def check_inexact(name, x):
+    """Whether x is an array of real or complex numbers, not of integers."""
     check_array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ValueError(
             f"{name} expects floating-point features, got x of dtype {x.dtype}; "
             "scale integer images first, e.g. x / 255"
+        )
+
+
+def check_floating(name, x):
+    """Whether x is an array of real numbers, where the formula is wrong of complex ones."""
+    check_inexact(name, x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} expects real features, got x of dtype {x.dtype}; "
+            "give it real and imaginary parts as features of their own"
         )
 
 
@@ -35,15 +47,22 @@ def dense_init(key, *, fan_in, fan_out, weight_init, bias_init):
     return params, ()
 
 
+def biased(params, y):
+    """y + b, if there is a b, added wide, as is then its gradient, a sum over all positions."""
+    if "bias" not in params:
+        return y
+    bias = params["bias"]
+    return (widen(y) + widen(bias)).astype(jnp.result_type(y, bias))
+
+
 def dense_apply(params, state, x, *, key=None, train=False):
     weight = params["weight"]
-    check_floating("dense", x)
+    check_inexact("dense", x)
     if x.ndim < 1 or x.shape[-1] != weight.shape[0]:
         raise ValueError(
             f"dense expects {weight.shape[0]} features in the last axis, got x of shape {x.shape}"
         )
-    y = x @ weight
-    return (y + params["bias"] if "bias" in params else y), state
+    return biased(params, x @ weight), state
 
 
 def dense(

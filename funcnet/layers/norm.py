@@ -74,7 +74,7 @@ def layer_norm(features: int, *, eps: float = 1e-5) -> Network:
     """scale * (x - mean) / sqrt(variance + eps) + bias over the last axis (Ba et al. 2016).
 
     x: [..., features]. The variance divides by `features`, as in PyTorch. A constant row gives
-    the bias.
+    the bias, up to its mean's rounding over sqrt(eps): in float32 centre numbers above 1e3 first.
     """
     init = Partial(fix(affine_init, features=check_count("features", features, 1)))
     return Network(init, Partial(layer_norm_apply, eps=number("eps", eps, 0.0)))

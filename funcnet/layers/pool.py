@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from funcnet.layers.linear import check_floating
+from funcnet.layers.linear import check_floating, check_inexact
 from funcnet.layers.shape import stateless
 from funcnet.layers.window import Padding, paddings, placed, sizes, taps
 from funcnet.numerics import widen
@@ -20,12 +20,14 @@ def first_larger(a, b):
 
 
 def check_pooled(name, x, axes=None):
-    check_floating(name, x)
+    check_inexact(name, x)
     if x.ndim < 3 or (axes is not None and x.ndim != axes + 2):
         raise ValueError(
             f"{name} expects [n, {axes or 'one or more'} spatial axes, features], "
             f"got x of shape {x.shape}"
         )
+    if axes is None and 0 in x.shape[1:-1]:
+        raise ValueError(f"{name} expects one or more positions, got x of shape {x.shape}")
 
 
 def places_of(name, x, window, stride, padding):
@@ -34,6 +36,7 @@ def places_of(name, x, window, stride, padding):
 
 
 def max_pool_apply(params, state, x, *, key=None, train=False, window, stride, padding):
+    check_floating("max_pool", x)
     places = places_of("max_pool", x, window, stride, padding)
     # The last axis first: the first of equal elements is then the first in row-major order.
     for axis in range(len(window), 0, -1):
@@ -119,6 +122,7 @@ def average_pool(
 
 
 def global_max_pool_apply(params, state, x, *, key=None, train=False):
+    check_floating("global_max_pool", x)
     check_pooled("global_max_pool", x)
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
     return jnp.take_along_axis(rows, jnp.argmax(rows, axis=1)[:, None], axis=1)[:, 0], state

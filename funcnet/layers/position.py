@@ -7,7 +7,7 @@ from jax.tree_util import Partial
 from funcnet.layers.linear import Initializer, check_floating
 from funcnet.layers.sequence import join, split
 from funcnet.layers.shape import no_params
-from funcnet.numerics import widen
+from funcnet.numerics import whole, widen
 from funcnet.pairs import Network, check_count, fix, number, partial
 
 small_normal = initializers.normal(0.02)
@@ -21,10 +21,13 @@ def check_steps(name, x, features):
 
 
 def check_cache(name, cache):
-    """A cache is for (batch, length); None is none."""
-    sizes = isinstance(cache, tuple) and len(cache) == 2 and all(type(s) is int for s in cache)
-    if cache is not None and not (sizes and min(cache) >= 1):
+    """A cache as (batch, length); None is none."""
+    if cache is None:
+        return None
+    sizes = isinstance(cache, tuple) and len(cache) == 2 and all(map(whole, cache))
+    if not (sizes and min(cache) >= 1):
         raise ValueError(f"{name} expects a cache of (batch, length), got {cache!r}")
+    return int(cache[0]), int(cache[1])
 
 
 def next_steps(name, x, position, batch):
@@ -94,7 +97,7 @@ def sinusoidal(
     """
     if check_count("features", features, 2) % 2:
         raise ValueError(f"sinusoidal expects an even number of features, got {features}")
-    check_cache("sinusoidal", cache)
+    cache = check_cache("sinusoidal", cache)
     base = number("base", base, 1.0)
     if cache is None:
         apply = fix(sinusoidal_apply, features=int(features))
@@ -114,7 +117,7 @@ def learned_positions_apply(params, state, x, *, key=None, train=False):
     check_steps("learned_positions", values, features)
     if values.shape[1] > length:
         raise ValueError(f"learned_positions has {length} positions, got x of shape {values.shape}")
-    y = values + params["table"][: values.shape[1]]
+    y = widen(values) + params["table"][: values.shape[1]]
     return join(y.astype(values.dtype), mask), state
 
 
@@ -139,7 +142,7 @@ def learned_positions(
     as `attention`'s and not longer than the table, the state has the position of the next step
     and x [batch, t, features] is what comes next.
     """
-    check_cache("learned_positions", cache)
+    cache = check_cache("learned_positions", cache)
     sizes = {
         "length": check_count("length", length, 1),
         "features": check_count("features", features, 1),

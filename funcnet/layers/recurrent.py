@@ -10,7 +10,8 @@ from jax.nn import initializers
 from jax.tree_util import Partial
 
 from funcnet.layers.linear import Initializer, check_floating, lecun_normal
-from funcnet.layers.sequence import check_mask, join, split
+from funcnet.layers.sequence import check_mask, cleared, join, split
+from funcnet.numerics import whole, zeros_beside
 from funcnet.pairs import Network, fix, partial
 
 orthogonal = initializers.orthogonal()
@@ -77,7 +78,7 @@ def recurred(params, h):
 
 
 def zeros(params, drive):
-    return jnp.zeros((drive.shape[0], params["recurrent"].shape[0]), drive.dtype)
+    return zeros_beside(drive, params["recurrent"].shape[0], dtype=drive.dtype)
 
 
 def two_zeros(params, drive):
@@ -202,7 +203,7 @@ def driven(params, x, project):
         )
     check_mask("over_time", values, mask)
     if mask is not None:
-        values = jnp.where(mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), values, 0.0)
+        values = cleared(values, mask)
     return in_time(project(params, values))
 
 
@@ -271,9 +272,9 @@ def over_time(cell: Cell, *, batch: int | None = None) -> Network:
     parts = {"project": project, "start": start, "step": step}
     if batch is None:
         return Network(Partial(over_time_init, init=init), Partial(over_time_apply, **parts))
-    if type(batch) is not int or batch < 1:
+    if not whole(batch) or batch < 1:
         raise ValueError(f"over_time expects batch to be a positive integer, got {batch!r}")
-    init = Partial(fix(carried_init, batch=batch), init=init, start=start)
+    init = Partial(fix(carried_init, batch=int(batch)), init=init, start=start)
     return Network(init, Partial(carried_apply, **parts))
 
 

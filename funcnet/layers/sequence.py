@@ -74,7 +74,7 @@ def last_step_apply(params, state, x, *, key=None, train=False):
     if mask is None:
         return values[:, -1], state
     last = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
-    y = values[jnp.arange(len(last)), last]
+    y = jnp.take_along_axis(values, last.reshape(-1, *[1] * (values.ndim - 1)), axis=1)[:, 0]
     return jnp.where(mask.any(axis=1).reshape(-1, *[1] * (y.ndim - 1)), y, 0), state
 
 

@@ -37,6 +37,7 @@ def check_parts(name, x):
 
 
 def flatten_apply(params, state, x, *, key=None, train=False):
+    check_array("flatten", x)
     if x.ndim < 1:
         raise ValueError("flatten expects a batch in the first axis, got a scalar")
     return x.reshape(x.shape[0], math.prod(x.shape[1:])), state
@@ -47,6 +48,7 @@ flatten = stateless(flatten_apply)
 
 
 def tokens_apply(params, state, x, *, key=None, train=False):
+    check_array("tokens", x)
     if x.ndim < 3:
         raise ValueError(f"tokens expects [n, *spatial, features], got x of shape {x.shape}")
     return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]), state

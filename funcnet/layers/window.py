@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
+from funcnet.numerics import whole
+
 Padding = str | int | Sequence[int | tuple[int, int]]
 """`"same"`, `"valid"`, or an integer or a pair (low, high) for each axis."""
 
@@ -16,8 +18,7 @@ Padding = str | int | Sequence[int | tuple[int, int]]
 def sizes(name, what, value, axes):
     """`value` as a tuple of one positive integer an axis; a single integer counts for each."""
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
-    whole = all(hasattr(v, "__index__") and not isinstance(v, bool) and v >= 1 for v in values)
-    if len(values) != axes or not whole:
+    if len(values) != axes or not all(map(whole, values)) or min(values) < 1:
         raise ValueError(
             f"{name} expects {what} to be a positive integer or {axes} of them, got {value!r}"
         )
@@ -26,17 +27,16 @@ def sizes(name, what, value, axes):
 
 def paddings(name, value, axes):
     """`value` as "same", "valid" or one pair (low, high) an axis."""
-    if value in ("same", "valid"):
+    if isinstance(value, str) and value in ("same", "valid"):
         return value
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
     pairs = [tuple(v) if isinstance(v, tuple | list) else (v, v) for v in values]
-    whole = all(len(p) == 2 and all(type(v) is int for v in p) for p in pairs)
-    if len(pairs) != axes or not whole:
+    if len(pairs) != axes or not all(len(p) == 2 and all(map(whole, p)) for p in pairs):
         raise ValueError(
             f'{name} expects padding to be "same", "valid", an integer, or for each of {axes} axes '
             f"an integer or a pair (low, high), got {value!r}"
         )
-    return tuple(pairs)
+    return tuple((int(low), int(high)) for low, high in pairs)
 
 
 def span(size, dilation):

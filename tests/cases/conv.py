@@ -41,7 +41,7 @@ MUTANTS = [
     (conv, "conv_transpose", "outer(taps, dy, x, groups)", "outer(taps, dy, -x, groups)"),
     (conv, "max_pool", "jnp.where(first == tap, dy, 0.0)", "dy"),
     (conv, "max_pool", "first == tap, dy", "first == tap, 1.001 * dy"),
-    (conv, "mean_of_taps", "taps.written(dy / counts, start)", "taps.written(dy, start)"),
+    (conv, "mean_of_taps", "widen(dy) / counts", "widen(dy)"),
     (
         conv,
         "average_pool_inside",
