@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import funcnet as fn
+from funcnet.optimizers.arithmetic import moving_average
 
 ONE = jnp.ones(2)
 
@@ -22,6 +23,34 @@ def updates_of(optimizer, grads, params=ONE):
 
     state, found = jax.lax.scan(step, optimizer.init(params), jnp.asarray(grads, params.dtype))
     return np.asarray(found), state
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.9, 0.5, 0.1, 1e-9])
+def test_moving_average_is_that_of_float64(fraction):
+    """Of numbers far larger and far smaller than the average, and of the average itself."""
+    average, x = np.float32([1e9, 1e-3, 3.0, 1e-30, 0.0]), np.float32([1e-9, 1e8, 3.0, 0.0, 2.0])
+    kept = 1.0 - float(np.float32(fraction))
+    wanted = kept * average.astype(float) + (1.0 - kept) * x.astype(float)
+    found = moving_average(jnp.asarray(average), fraction, jnp.asarray(x))
+    np.testing.assert_allclose(found, wanted, rtol=3e-7)
+    assert found[2] == 3.0
+
+
+def test_a_decay_of_0_forgets_a_gradient_however_large():
+    for optimizer in (fn.rmsprop(0.1, 0.0), fn.adam(0.1, 0.0, 0.0)):
+        found, _ = updates_of(optimizer, [[1e4, 1.0], [0.1, -1e-3]])
+        np.testing.assert_allclose(found, [[-0.1, -0.1], [-0.1, 0.1]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [fn.adam, fn.rmsprop, fn.schedule_free_adamw, fn.adopt])
+def test_a_square_beyond_the_range_stops_its_own_coordinate_alone(make):
+    """As in the peers, whose average of squares stays infinite."""
+    grads = np.float32([[1.0, 1.0], [1e25, 0.5], [-0.5, 2.0], [2e25, 1.0], [0.3, 0.1]])
+    found, state = updates_of(make(0.1), grads)
+    alone, _ = updates_of(make(0.1), grads * [0.0, 1.0])
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[:, 1], alone[:, 1])
+    assert np.isinf(state[0].square[0] if make is fn.rmsprop else state.square[0])
 
 
 def test_rprop_answers_each_gradient_at_once():

@@ -71,9 +71,18 @@ def dot(tree, other):
 def moving_average(average, fraction, tree):
     """average + fraction * (x - average): decay 1 - fraction, in the dtype of the average.
 
-    Unlike decay * average + fraction * x it has no drift where the decay rounds to 1.
+    Unlike decay * average + fraction * x it has no drift where the decay rounds to 1. Above 1/2 it
+    starts from the other end, where an x far smaller than the average would be lost, and
+    1 - fraction is exact. An infinite average stays.
     """
-    return plus_scaled(average, fraction, jax.tree.map(jnp.subtract, tree, average))
+    recent = fraction > 0.5
+
+    def step(a, x):
+        f, change = jnp.asarray(fraction, a.dtype), x.astype(a.dtype) - a
+        start, share = jnp.where(recent, x.astype(a.dtype), a), jnp.where(recent, f - 1.0, f)
+        return jnp.where(jnp.isinf(a), a, start + share * change)
+
+    return jax.tree.map(step, average, tree)
 
 
 def maximum(tree, other):
