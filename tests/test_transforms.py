@@ -132,9 +132,18 @@ def test_clips_of_a_leaf_in_16_bits_round_once(dtype):
     for scale in (0.07, 3000.0):
         leaf = jnp.array([3.0 * scale, -4.0 * scale, 0.1 * scale], dtype)
         exact = np.asarray(leaf, float) * 0.1 / np.linalg.norm(np.asarray(leaf, float)) * scale
-        updates, _ = fn.clip_by_block_norm(0.1 * scale).update(leaf, ())
-        assert updates.dtype == dtype
-        np.testing.assert_allclose(np.asarray(updates, float), exact, rtol=half_a_unit)
+        for clip in (fn.clip_by_block_norm, fn.clip_by_global_norm):
+            updates, _ = clip(0.1 * scale).update(leaf, ())
+            assert updates.dtype == dtype
+            np.testing.assert_allclose(np.asarray(updates, float), exact, rtol=half_a_unit)
+
+
+def test_a_clip_of_many_float16_numbers_is_not_0():
+    """Nor is the factor rounded for one leaf and not for its neighbour."""
+    grads = [jnp.full(10**6, 6e4, jnp.float16), jnp.full(1, 6e4)]
+    updates, _ = fn.clip_by_global_norm(1.0).update(grads, ())
+    np.testing.assert_allclose(updates[0][:1].astype(float), 1e-3, rtol=1e-3)
+    np.testing.assert_allclose(updates[1], 1e-3, rtol=2e-5)
 
 
 def test_numbers_that_the_compiler_knows_are_no_less_in_range():

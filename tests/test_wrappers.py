@@ -111,6 +111,8 @@ WRAPPERS = {
         fn.reduce_on_plateau(),
     ),
     "ema": fn.ema,
+    "flattened": fn.flattened,
+    "graft": lambda inner: fn.graft(inner, fn.sgd(1.0)),
     "kahan": fn.kahan,
     "lookahead": fn.lookahead,
     "partition": lambda inner: fn.partition(is_float, {"narrow": inner, "wide": inner}),
@@ -444,6 +446,14 @@ def test_cautious_does_not_hide_a_nan():
         jnp.array([np.nan, 1.0]), fn.cautious(fn.sgd(1.0)).init(jnp.ones(2))
     )
     assert np.isnan(updates[0])
+
+
+def test_cautious_makes_no_nan():
+    """Neither of many float16 numbers none of which moves, nor as a constant on its way."""
+    cautious, still = fn.cautious(fn.sgd(1.0)), jnp.zeros(70_000, jnp.float16)
+    with jax.debug_nans(True):
+        updates, _ = cautious.update(still, cautious.init(still))
+    np.testing.assert_array_equal(updates, 0.0)
 
 
 @jax.jit

@@ -6,7 +6,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from funcnet.numerics import widen
-from funcnet.optimizers.arithmetic import magnitude_squared, safe_sqrt, scaled
+from funcnet.optimizers.arithmetic import magnitude_squared, narrowed, safe_sqrt, scaled, wide
 from funcnet.optimizers.transforms import need_params, stateless_init
 from funcnet.pairs import Optimizer, number
 
@@ -84,7 +84,7 @@ def clipped(tree, max_norm):
     factors = [jnp.where(within, 1.0, factor) for factor in factors]
     # A fence: without it XLA computes the norm again in every consumer of the factors.
     first, second = lax.optimization_barrier(factors)
-    return scaled(second, scaled(first, tree))
+    return narrowed(scaled(second, scaled(first, wide(tree))), tree)
 
 
 def clip_update(grads, state, params=None, *, max_norm):
