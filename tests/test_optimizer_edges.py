@@ -174,9 +174,11 @@ def test_adafactor_of_a_product_is_that_of_the_whole():
 
 @pytest.mark.parametrize("make", [fn.adam, fn.adafactor, fn.lamb, fn.adan, fn.prodigy, fn.radam])
 def test_hypergradient_is_finite_in_float32(make):
-    """A whole row, an array and a single number without gradient."""
+    """A whole row, an array and a single number without gradient, and a leaf of size 0."""
     params = {"a": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "b": jnp.zeros(2), "c": jnp.array(0.5)}
+    params["none"] = jnp.zeros((0, 2))
     grads = {"a": jnp.array([[0.5, -1.0], [0.0, 0.0]]), "b": jnp.zeros(2), "c": jnp.array(0.0)}
+    grads["none"] = params["none"]
 
     def length(optimizer):
         state = optimizer.init(params)
@@ -224,33 +226,41 @@ RATED += [fn.schedule_free_sgd, fn.sign_sgd, fn.signum]
 @pytest.mark.parametrize("make", RATED, ids=lambda make: make.__name__)
 def test_the_rate_is_in_the_state_for_the_trainers_metrics(make):
     optimizer = make(fn.inverse_time(0.5, 1.0))
-    state = optimizer.init(ONE)
+    state, update = optimizer.init(ONE), jax.jit(optimizer.update)
     for rate in (0.5, 0.25):
-        _, state = jax.jit(optimizer.update)(ONE, state, ONE)
+        _, state = update(ONE, state, ONE)
         assert state.learning_rate == rate
     assert state.count == 2
+    last = jnp.int32(2**31 - 1)
+    updates, state = update(ONE, state._replace(count=last), ONE)
+    chex.assert_tree_all_finite((updates, state))
+    assert state.count == last  # and not back to -2^31
 
 
 TURNING = [fn.sgd, fn.momentum, fn.nesterov, fn.adagrad, fn.adadelta, fn.rmsprop, fn.adam, fn.adamw]
 TURNING += [fn.adamax, fn.nadam, fn.amsgrad, fn.radam, fn.adan, fn.ademamix, fn.lamb, fn.lion]
 TURNING += [fn.sign_sgd, fn.signum, fn.schedule_free_sgd, fn.schedule_free_adamw]
+TURNING += [fn.averaged_sgd, fn.rprop, fn.adopt, fn.adafactor]
 TURNING += [functools.partial(fn.rmsprop, centered=True)]
+TURNING += [functools.partial(fn.prodigy, initial_distance=0.1)]
 
 
 def test_complex_parameters_are_magnitudes_and_directions():
     """Turned by a unit number, parameters and gradients give updates turned by it; and a complex
     number that stays real moves as the real one does."""
 
+    optimizers = [make(0.1) for make in TURNING]
+
     def moved(params, grads):
-        found = []
-        for make in TURNING:
-            optimizer, here = make(0.1), params
-            state = optimizer.init(here)
-            for gradient in grads:
+        def step(carry, gradient):
+            found = []
+            for optimizer, here, state in zip(optimizers, *carry, strict=True):
                 updates, state = optimizer.update(gradient, state, here)
-                here = fn.apply_updates(here, updates)
-            found.append(here)
-        return jnp.stack(found)
+                found.append((fn.apply_updates(here, updates), state))
+            return tuple(map(list, zip(*found, strict=True))), None
+
+        start = [params] * len(optimizers), [each.init(params) for each in optimizers]
+        return jnp.stack(jax.lax.scan(step, start, grads)[0][0])
 
     params, grads = jnp.array([1.0, -2.0]), jnp.array([[0.5, 3.0], [-1.0, 1.0], [0.2, -0.3]])
     turn = jnp.complex64(np.exp(0.7j))

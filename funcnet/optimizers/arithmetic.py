@@ -95,9 +95,14 @@ def signs(tree):
     return jax.tree.map(jnp.sign, tree)
 
 
+def along(x, y):
+    """Re(x y*), number by number: the product where both are real."""
+    return (x * jnp.conj(y)).real
+
+
 def inner(tree, other):
-    """sum x y over all numbers of two trees, a scalar."""
-    products = jax.tree.map(lambda x, y: jnp.sum(x * y), tree, other)
+    """sum Re(x y*) over all numbers of two trees, a scalar."""
+    products = jax.tree.map(lambda x, y: jnp.sum(along(x, y)), tree, other)
     return sum(jax.tree.leaves(products), jnp.zeros(()))
 
 
@@ -107,8 +112,13 @@ def norm(x):
 
 
 def root_mean_square(x):
-    """sqrt(mean |x|^2) of one array, whose derivative at 0 is 0."""
-    return safe_sqrt(jnp.mean(magnitude_squared(x)))
+    """sqrt(mean |x|^2) of one array, whose derivative at 0 is 0; 0 of none."""
+    return safe_sqrt(jnp.sum(magnitude_squared(x)) / max(x.size, 1))
+
+
+def counted(count):
+    """count + 1, but for the largest integer, which stays: no run turns back to a count of 0."""
+    return jnp.minimum(count, jnp.iinfo(count.dtype).max - 1) + 1
 
 
 def bias_correction(fraction, count):

@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
     inner,
     moving_average,
     narrowed,
@@ -80,7 +81,7 @@ def prodigy_update(
 ):
     if params is None:
         raise ValueError("prodigy needs the parameters: update(grads, state, params)")
-    g, count = wide(grads), state.count + 1
+    g, count = wide(grads), counted(state.count)
     d = jnp.where(state.count == 0, initial_distance, state.distance)
     rate = d * learning_rate(state.count) * correct(one_minus_b1, one_minus_b2, count)
     rate = jnp.asarray(rate, state.learning_rate.dtype)

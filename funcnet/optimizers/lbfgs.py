@@ -7,7 +7,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.optimizers.arithmetic import dot, narrowed, plus_scaled, scaled, wide, wide_zeros
+from funcnet.optimizers.arithmetic import (
+    counted,
+    dot,
+    narrowed,
+    plus_scaled,
+    scaled,
+    wide,
+    wide_zeros,
+)
 from funcnet.optimizers.clipping import global_norm
 from funcnet.optimizers.linesearch import Point, wolfe_search
 from funcnet.optimizers.transforms import need_objective, need_params
@@ -91,7 +99,7 @@ def direction_update(grads, state, params=None):
     pairs = remembered(state.memory, step, change)
     pairs = chosen(state.count > 0, pairs, state.memory)
     updates = narrowed(inverse_hessian_times(pairs, g), grads)
-    return updates, DirectionState(state.count + 1, x, g, pairs)
+    return updates, DirectionState(counted(state.count), x, g, pairs)
 
 
 def lbfgs_direction(memory: int = 10) -> Optimizer:
@@ -143,7 +151,7 @@ def lbfgs_update(
     still = (end.length == 0.0) & jnp.isfinite(global_norm(g))
     updates = jax.tree.map(lambda d: jnp.where(still, 0.0, d), scaled(end.length, direction))
     updates = narrowed(updates, grads)
-    return updates, LbfgsState(state.count + 1, length, used, pairs)
+    return updates, LbfgsState(counted(state.count), length, used, pairs)
 
 
 def lbfgs(memory: int = 10, *, decrease=1e-4, curvature=0.9, evaluations: int = 25) -> Optimizer:

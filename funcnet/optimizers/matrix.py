@@ -15,6 +15,7 @@ from jax.tree_util import Partial, keystr, tree_flatten_with_path
 
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
     moving_average,
     narrowed,
     one_minus,
@@ -117,7 +118,7 @@ def corrected_mean(mean, grads, fraction, count):
 def corrected_nesterov_mean(mean, grads, fraction, count):
     """The mean as after one more step (Dozat 2016): each part corrected for its own count."""
     grads = scaled(1.0 / bias_correction(fraction, count), wide(grads))
-    return moving_average(corrected_mean(mean, grads, fraction, count + 1), fraction, grads)
+    return moving_average(corrected_mean(mean, grads, fraction, counted(count)), fraction, grads)
 
 
 MEANS = {
@@ -160,7 +161,7 @@ def muon_update(
     scale,
 ):
     need_params("muon", params)
-    rate, count = rate_at(learning_rate, state), state.count + 1
+    rate, count = rate_at(learning_rate, state), counted(state.count)
     mean = moving_average(state.mean, one_minus_decay, grads)
     steps = jax.tree.map(
         lambda m: scale(*m.shape[-2:]) * orthogonal(m, coefficients, eps),

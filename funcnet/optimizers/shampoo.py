@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
     moving_average,
     narrowed,
     one_minus,
@@ -103,7 +104,7 @@ def precondition(grads, state, gram, unbias, eps, exponent, every):
 
     root = lax.cond(state.count % every == 0, refreshed, lambda: state.root)
     updates = narrowed(between(wide(grads), root), grads)
-    return updates, ShampooState(state.count + 1, gram, root)
+    return updates, ShampooState(counted(state.count), gram, root)
 
 
 def shampoo_summed(grads, state, params=None, *, eps, exponent, every, max_size):
@@ -113,7 +114,7 @@ def shampoo_summed(grads, state, params=None, *, eps, exponent, every, max_size)
 
 def shampoo_averaged(grads, state, params=None, *, one_minus_decay, eps, exponent, every, max_size):
     gram = moving_average(state.gram, one_minus_decay, grams(grads, max_size))
-    unbias = 1.0 / bias_correction(one_minus_decay, state.count + 1)
+    unbias = 1.0 / bias_correction(one_minus_decay, counted(state.count))
     return precondition(grads, state, gram, unbias, eps, exponent, every)
 
 
@@ -221,7 +222,7 @@ def soap_update(
             lambda: (mean, square, jax.tree.map(eigenbasis, gram)),
         ],
     )
-    return updates, SoapState(state.count + 1, rate, mean, square, gram, basis)
+    return updates, SoapState(counted(state.count), rate, mean, square, gram, basis)
 
 
 def soap(

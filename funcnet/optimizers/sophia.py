@@ -8,6 +8,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import (
+    counted,
     moving_average,
     narrowed,
     one_minus,
@@ -84,7 +85,7 @@ def sophia_update(
 
     step = plus_scaled(jax.tree.map(clipped, mean, hessian), weight_decay, wide(params))
     updates = narrowed(scaled(-rate, step), grads)
-    return updates, SophiaState(state.count + 1, rate, state.key, mean, hessian)
+    return updates, SophiaState(counted(state.count), rate, state.key, mean, hessian)
 
 
 def sophia(
