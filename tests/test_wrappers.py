@@ -336,6 +336,29 @@ def test_spikes_are_left_out_and_the_mean_follows(start):
     np.testing.assert_allclose(np.transpose(found), wanted, rtol=1e-5)
 
 
+def spikes_left_out(grads):
+    def step(state, g):
+        updates, state = SKIPPING.update(g, state)
+        return state, (updates, state.skipped)
+
+    start = SKIPPING.init(jnp.float32(1.0))
+    return jax.lax.scan(step, start, jnp.asarray(grads, jnp.float32))[1]
+
+
+SKIPPING = fn.skip_spikes(fn.sgd(1.0))
+
+
+def test_infinite_gradients_are_spikes_after_any_mean():
+    updates, skipped = spikes_left_out([1e38, np.inf, -np.inf, 1e38])
+    np.testing.assert_allclose(updates, [-1e38, 0.0, 0.0, -1e38], rtol=1e-6)
+    np.testing.assert_array_equal(skipped, [0, 1, 2, 2])
+
+
+def test_a_lasting_rise_is_passed_over_as_often_as_is_said():
+    _, skipped = spikes_left_out([1.0] * 5 + [100.0] * 40)
+    assert skipped[-1] == np.ceil(np.log(10.0) / np.log(1.09)) == 27
+
+
 ADAPTIVE = fn.skip_non_finite(fn.chain(fn.adam(1e-2), fn.reduce_on_plateau()))
 STEEP = fn.skip_non_finite(fn.chain(fn.sgd(LARGEST), fn.reduce_on_plateau()))
 
