@@ -64,8 +64,8 @@ def averaged_sgd(learning_rate=1e-2, *, decay=1e-4, power=0.75, start=1e6) -> Op
     Bottou 2012).
 
     lambda is `decay`, p `power` and n0 `start`. Evaluate at `state.average`, a. As PyTorch's
-    `ASGD` (`lambd`, `alpha`, `t0`), which keeps eta_n and the average's weight in float32. Optax
-    has none.
+    `ASGD` (`lambd`, `alpha`, `t0`), which keeps eta_n and the average's weight in float32, and
+    under a schedule computes eta_n with the eta of the step before. Optax has none.
     """
     update = Partial(
         averaged_sgd_update,

@@ -138,7 +138,8 @@ def prodigy(
         one_minus_b2=fraction,
         one_minus_b3=root_fraction if b3 is None else one_minus("b3", b3),
         eps=number("eps", eps, 0.0),
-        initial_distance=number("initial_distance", initial_distance, 0.0),
+        # Its square has to be more than 0 in float32.
+        initial_distance=number("initial_distance", initial_distance, 1e-18),
         growth=number("growth", growth, 0.0),
     )
     return decoupled_decay(Optimizer(Partial(prodigy_init), update), weight_decay)
