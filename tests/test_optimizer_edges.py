@@ -122,6 +122,20 @@ def test_parameters_and_state_can_both_be_donated(make):
     assert jnp.isfinite(step(optimizer.init(params), params)[0]).all()
 
 
+DONATED = [fn.adamw(), fn.schedule_free_adamw(), fn.prodigy(), fn.averaged_sgd(), fn.adan()]
+DONATED += [fn.lbfgs(2), fn.lbfgs_direction(2), fn.sophia(0.1), fn.soap(), fn.muon(), fn.rprop()]
+DONATED += [fn.accumulate(fn.ema(fn.sgd(0.1)), 2), fn.lookahead(fn.kahan(fn.reduce_on_plateau()))]
+DONATED += [fn.skip_spikes(fn.skip_non_finite(fn.graft(fn.adam(), fn.shampoo())))]
+
+
+def test_no_two_numbers_of_a_first_state_share_memory():
+    params = jnp.ones((2, 3))
+    for optimizer in DONATED:
+        leaves = jax.tree.leaves((optimizer.init(params), params))
+        numbers = [x for x in leaves if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+        assert len({x.unsafe_buffer_pointer() for x in numbers}) == len(numbers), optimizer
+
+
 def test_decoupled_decay_goes_by_the_rate_that_was_used():
     falling = fn.inverse_time(0.5, 1.0)
     optimizer = fn.decoupled_decay(fn.chain(fn.clip_by_global_norm(1.0), fn.sgd(falling)), 0.1)

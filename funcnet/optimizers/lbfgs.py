@@ -46,8 +46,10 @@ class DirectionState(NamedTuple):
 
 
 def memory_init(params, size):
-    zeros = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), wide(params))
-    return Memory(zeros, zeros, jnp.zeros(size))
+    def zeros():
+        return jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), wide(params))
+
+    return Memory(zeros(), zeros(), jnp.zeros(size))
 
 
 def remembered(memory, step, change):
@@ -87,8 +89,8 @@ def inverse_hessian_times(memory, grads):
 
 
 def direction_init(params, *, memory):
-    zeros = wide_zeros(params)
-    return DirectionState(jnp.zeros((), jnp.int32), zeros, zeros, memory_init(params, memory))
+    zeros = (wide_zeros(params) for _ in range(2))
+    return DirectionState(jnp.zeros((), jnp.int32), *zeros, memory_init(params, memory))
 
 
 def direction_update(grads, state, params=None):
@@ -117,8 +119,8 @@ def lbfgs_direction(memory: int = 10) -> Optimizer:
 
 
 def lbfgs_init(params, *, memory):
-    zero = jnp.zeros((), jnp.int32)
-    return LbfgsState(zero, jnp.zeros(()), zero, memory_init(params, memory))
+    count, used = (jnp.zeros((), jnp.int32) for _ in range(2))
+    return LbfgsState(count, jnp.zeros(()), used, memory_init(params, memory))
 
 
 def lbfgs_update(

@@ -32,8 +32,8 @@ class SophiaState(NamedTuple):
 
 
 def sophia_init(params, *, seed):
-    zeros = wide_zeros(params)
-    return SophiaState(*sgd_init(params), jax.random.key(seed), zeros, zeros)
+    zeros = (wide_zeros(params) for _ in range(2))
+    return SophiaState(*sgd_init(params), jax.random.key(seed), *zeros)
 
 
 def random_signs(key, tree):

@@ -22,8 +22,8 @@ class AccumulateState(NamedTuple):
 
 
 def accumulate_init(params, *, init):
-    zero = jnp.zeros(())
-    return AccumulateState(jnp.zeros((), jnp.int32), zero, zero, wide_zeros(params), init(params))
+    sums = (jnp.zeros(()) for _ in range(2))
+    return AccumulateState(jnp.zeros((), jnp.int32), *sums, wide_zeros(params), init(params))
 
 
 def plus_weighted(total, weight, x):
