@@ -148,6 +148,7 @@ def schedule_free_sgd(learning_rate=1.0, b1=0.9, *, weight_power=2.0) -> Optimiz
     w = (largest eta so far)^p (Defazio et al. 2024, equations 3 to 5; p in the authors' code).
 
     The parameters are y; evaluate at x, `schedule_free_eval(state, params)`. p is `weight_power`.
+    Nothing around it may change its updates, as `lookahead` does: y would not be between z and x.
     As Optax's `contrib.schedule_free_sgd`, but under a schedule: there step n goes by schedule(n)
     and is weighed by schedule(n + 1), here both are schedule(n).
     """
