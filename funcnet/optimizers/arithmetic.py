@@ -78,9 +78,10 @@ def moving_average(average, fraction, tree):
     recent = fraction > 0.5
 
     def step(a, x):
-        f, change = jnp.asarray(fraction, a.dtype), x.astype(a.dtype) - a
-        start, share = jnp.where(recent, x.astype(a.dtype), a), jnp.where(recent, f - 1.0, f)
-        return jnp.where(jnp.isinf(a), a, start + share * change)
+        f, x = jnp.asarray(fraction, a.dtype), x.astype(a.dtype)
+        change = x - a
+        moved = jnp.where(recent, x + (f - 1.0) * change, a + f * change)
+        return jnp.where(jnp.isinf(a), a, moved)
 
     return jax.tree.map(step, average, tree)
 
