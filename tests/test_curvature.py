@@ -281,6 +281,20 @@ def test_asam_is_the_formula_of_the_paper():
     np.testing.assert_allclose(path, points, rtol=1e-12)
 
 
+@pytest.mark.parametrize("make", [fn.sam, fn.asam])
+def test_the_way_of_sam_leads_up_from_complex_parameters_too(make):
+    """Of a |w - b|^2 the gradient there is that of |w - b| + the way, along w - b."""
+    w, b = jnp.complex64([1.0 + 2.0j]), jnp.complex64([0.5 - 1.0j])
+
+    def bowl(w):
+        return (jnp.abs(w - b) ** 2).sum()
+
+    way = 0.25 * (float(jnp.abs(w[0])) if make is fn.asam else 1.0)
+    _, slope = make(0.25, **({"eta": 0.0} if make is fn.asam else {}))(bowl)(w)
+    wanted = 2.0 * (w - b) * (1.0 + way / jnp.abs(w - b))
+    np.testing.assert_allclose(slope.conj(), wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("make", "length"), [(fn.sam, 0.5), (fn.asam, 0.5 * 0.01)])
 @pytest.mark.parametrize("scale", [0.0, 1e-25, 1e25])
 def test_sharpness_at_gradients_of_any_size(make, length, scale):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import funcnet as fn
+from funcnet.optimizers.arithmetic import moving_average
 
 ONE = jnp.ones(2)
 
@@ -22,6 +23,34 @@ def updates_of(optimizer, grads, params=ONE):
 
     state, found = jax.lax.scan(step, optimizer.init(params), jnp.asarray(grads, params.dtype))
     return np.asarray(found), state
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.9, 0.5, 0.1, 1e-9])
+def test_moving_average_is_that_of_float64(fraction):
+    """Of numbers far larger and far smaller than the average, and of the average itself."""
+    average, x = np.float32([1e9, 1e-3, 3.0, 1e-30, 0.0]), np.float32([1e-9, 1e8, 3.0, 0.0, 2.0])
+    kept = 1.0 - float(np.float32(fraction))
+    wanted = kept * average.astype(float) + (1.0 - kept) * x.astype(float)
+    found = moving_average(jnp.asarray(average), fraction, jnp.asarray(x))
+    np.testing.assert_allclose(found, wanted, rtol=3e-7)
+    assert found[2] == 3.0
+
+
+def test_a_decay_of_0_forgets_a_gradient_however_large():
+    for optimizer in (fn.rmsprop(0.1, 0.0), fn.adam(0.1, 0.0, 0.0)):
+        found, _ = updates_of(optimizer, [[1e4, 1.0], [0.1, -1e-3]])
+        np.testing.assert_allclose(found, [[-0.1, -0.1], [-0.1, 0.1]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [fn.adam, fn.rmsprop, fn.schedule_free_adamw, fn.adopt])
+def test_a_square_beyond_the_range_stops_its_own_coordinate_alone(make):
+    """As in the peers, whose average of squares stays infinite."""
+    grads = np.float32([[1.0, 1.0], [1e25, 0.5], [-0.5, 2.0], [2e25, 1.0], [0.3, 0.1]])
+    found, state = updates_of(make(0.1), grads)
+    alone, _ = updates_of(make(0.1), grads * [0.0, 1.0])
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[:, 1], alone[:, 1])
+    assert np.isinf(state[0].square[0] if make is fn.rmsprop else state.square[0])
 
 
 def test_rprop_answers_each_gradient_at_once():
@@ -93,6 +122,20 @@ def test_parameters_and_state_can_both_be_donated(make):
     assert jnp.isfinite(step(optimizer.init(params), params)[0]).all()
 
 
+DONATED = [fn.adamw(), fn.schedule_free_adamw(), fn.prodigy(), fn.averaged_sgd(), fn.adan()]
+DONATED += [fn.lbfgs(2), fn.lbfgs_direction(2), fn.sophia(0.1), fn.soap(), fn.muon(), fn.rprop()]
+DONATED += [fn.accumulate(fn.ema(fn.sgd(0.1)), 2), fn.lookahead(fn.kahan(fn.reduce_on_plateau()))]
+DONATED += [fn.skip_spikes(fn.skip_non_finite(fn.graft(fn.adam(), fn.shampoo())))]
+
+
+def test_no_two_numbers_of_a_first_state_share_memory():
+    params = jnp.ones((2, 3))
+    for optimizer in DONATED:
+        leaves = jax.tree.leaves((optimizer.init(params), params))
+        numbers = [x for x in leaves if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+        assert len({x.unsafe_buffer_pointer() for x in numbers}) == len(numbers), optimizer
+
+
 def test_decoupled_decay_goes_by_the_rate_that_was_used():
     falling = fn.inverse_time(0.5, 1.0)
     optimizer = fn.decoupled_decay(fn.chain(fn.clip_by_global_norm(1.0), fn.sgd(falling)), 0.1)
@@ -145,15 +188,17 @@ def test_adafactor_of_a_product_is_that_of_the_whole():
 
 @pytest.mark.parametrize("make", [fn.adam, fn.adafactor, fn.lamb, fn.adan, fn.prodigy, fn.radam])
 def test_hypergradient_is_finite_in_float32(make):
-    """A whole row, an array and a single number without gradient."""
+    """A whole row, an array and a single number without gradient, and a leaf of size 0."""
     params = {"a": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "b": jnp.zeros(2), "c": jnp.array(0.5)}
+    params["none"] = jnp.zeros((0, 2))
     grads = {"a": jnp.array([[0.5, -1.0], [0.0, 0.0]]), "b": jnp.zeros(2), "c": jnp.array(0.0)}
+    grads["none"] = params["none"]
 
     def length(optimizer):
         state = optimizer.init(params)
         for _ in range(2):
             updates, state = optimizer.update(grads, state, params)
-        return fn.global_norm(updates)
+        return fn.global_norm(updates) + updates["none"].sum()
 
     chex.assert_tree_all_finite(jax.jit(jax.grad(length))(make(0.1)))
 
@@ -195,33 +240,41 @@ RATED += [fn.schedule_free_sgd, fn.sign_sgd, fn.signum]
 @pytest.mark.parametrize("make", RATED, ids=lambda make: make.__name__)
 def test_the_rate_is_in_the_state_for_the_trainers_metrics(make):
     optimizer = make(fn.inverse_time(0.5, 1.0))
-    state = optimizer.init(ONE)
+    state, update = optimizer.init(ONE), jax.jit(optimizer.update)
     for rate in (0.5, 0.25):
-        _, state = jax.jit(optimizer.update)(ONE, state, ONE)
+        _, state = update(ONE, state, ONE)
         assert state.learning_rate == rate
     assert state.count == 2
+    last = jnp.int32(2**31 - 1)
+    updates, state = update(ONE, state._replace(count=last), ONE)
+    chex.assert_tree_all_finite((updates, state))
+    assert state.count == last  # and not back to -2^31
 
 
 TURNING = [fn.sgd, fn.momentum, fn.nesterov, fn.adagrad, fn.adadelta, fn.rmsprop, fn.adam, fn.adamw]
 TURNING += [fn.adamax, fn.nadam, fn.amsgrad, fn.radam, fn.adan, fn.ademamix, fn.lamb, fn.lion]
 TURNING += [fn.sign_sgd, fn.signum, fn.schedule_free_sgd, fn.schedule_free_adamw]
+TURNING += [fn.averaged_sgd, fn.rprop, fn.adopt, fn.adafactor]
 TURNING += [functools.partial(fn.rmsprop, centered=True)]
+TURNING += [functools.partial(fn.prodigy, initial_distance=0.1)]
 
 
 def test_complex_parameters_are_magnitudes_and_directions():
     """Turned by a unit number, parameters and gradients give updates turned by it; and a complex
     number that stays real moves as the real one does."""
 
+    optimizers = [make(0.1) for make in TURNING]
+
     def moved(params, grads):
-        found = []
-        for make in TURNING:
-            optimizer, here = make(0.1), params
-            state = optimizer.init(here)
-            for gradient in grads:
+        def step(carry, gradient):
+            found = []
+            for optimizer, here, state in zip(optimizers, *carry, strict=True):
                 updates, state = optimizer.update(gradient, state, here)
-                here = fn.apply_updates(here, updates)
-            found.append(here)
-        return jnp.stack(found)
+                found.append((fn.apply_updates(here, updates), state))
+            return tuple(map(list, zip(*found, strict=True))), None
+
+        start = [params] * len(optimizers), [each.init(params) for each in optimizers]
+        return jnp.stack(jax.lax.scan(step, start, grads)[0][0])
 
     params, grads = jnp.array([1.0, -2.0]), jnp.array([[0.5, 3.0], [-1.0, 1.0], [0.2, -0.3]])
     turn = jnp.complex64(np.exp(0.7j))

@@ -346,6 +346,7 @@ WRONG = [
     (lambda: fn.adafactor(clip=-1.0), ValueError, "clip must lie in"),
     (lambda: fn.schedule_free_sgd(b1=0.0), ValueError, "b1 must lie in"),
     (lambda: fn.prodigy(initial_distance=-1), ValueError, "initial_distance must lie in"),
+    (lambda: fn.prodigy(initial_distance=0.0), ValueError, r"must lie in \[1e-18, inf\]"),
     (lambda: fn.schedule_free_eval(fn.sgd(0.1).init(1.0), 1.0), TypeError, "got SgdState"),
     (lambda: fn.clip_by_global_norm(-1.0), ValueError, "max_norm must lie in"),
     (lambda: fn.warmup_cosine(0.1, -1, 10), ValueError, "warmup_steps must lie in"),

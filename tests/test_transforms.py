@@ -1,10 +1,13 @@
 """Chains, applied updates, norms and clipping, at the edges of the range and differentiated."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from members import FULL
 
 import funcnet as fn
 
@@ -129,9 +132,34 @@ def test_clips_of_a_leaf_in_16_bits_round_once(dtype):
     for scale in (0.07, 3000.0):
         leaf = jnp.array([3.0 * scale, -4.0 * scale, 0.1 * scale], dtype)
         exact = np.asarray(leaf, float) * 0.1 / np.linalg.norm(np.asarray(leaf, float)) * scale
-        updates, _ = fn.clip_by_block_norm(0.1 * scale).update(leaf, ())
-        assert updates.dtype == dtype
-        np.testing.assert_allclose(np.asarray(updates, float), exact, rtol=half_a_unit)
+        for clip in (fn.clip_by_block_norm, fn.clip_by_global_norm):
+            updates, _ = clip(0.1 * scale).update(leaf, ())
+            assert updates.dtype == dtype
+            np.testing.assert_allclose(np.asarray(updates, float), exact, rtol=half_a_unit)
+
+
+def test_a_clip_of_many_float16_numbers_is_not_0():
+    """Nor is the factor rounded for one leaf and not for its neighbour."""
+    grads = [jnp.full(10**6, 6e4, jnp.float16), jnp.full(1, 6e4)]
+    updates, _ = fn.clip_by_global_norm(1.0).update(grads, ())
+    np.testing.assert_allclose(updates[0][:1].astype(float), 1e-3, rtol=1e-3)
+    np.testing.assert_allclose(updates[1], 1e-3, rtol=2e-5)
+
+
+def test_numbers_that_the_compiler_knows_are_no_less_in_range():
+    """As users compile: there (c x)^2 of numbers known in advance becomes c^2 x^2."""
+    leaves = [np.full(4, value, np.float32) for value in (0.0, 1e25, 1e-30)]
+
+    @functools.partial(jax.jit, compiler_options=FULL)
+    def of_constants():
+        clips = fn.clip_by_global_norm(1e-31), fn.clip_by_block_norm(1e-31)
+        clipped = [clip.update(jnp.asarray(x), ())[0] for clip in clips for x in leaves]
+        return [fn.global_norm(jnp.asarray(x)) for x in leaves], clipped
+
+    norms, clipped = of_constants()
+    np.testing.assert_allclose(norms, [0.0, 2e25, 2e-30], rtol=3e-7)
+    wanted = np.outer(2 * [0.0, 0.5e-31, 0.5e-31], np.ones(4))
+    np.testing.assert_allclose(clipped, wanted, rtol=6e-7)
 
 
 CLIPPING = [fn.clip_by_global_norm, fn.clip_by_block_norm, fn.adaptive_clip]

@@ -42,6 +42,14 @@ def unit(g, rate):
     return -rate * g / jnp.sqrt((g * g).sum())
 
 
+def away(g, rate):
+    return jnp.where(g == 1.0, jnp.inf, -rate * g)
+
+
+def away_in_16_bits(g, rate):
+    return away(g, rate) if g.dtype == jnp.bfloat16 else -rate * g
+
+
 def hiding(g, rate):
     return -rate * jnp.nan_to_num(g, nan=1.0)
 
@@ -158,6 +166,16 @@ BROKEN = {
         "state through a checkpoint: the format keeps the name '__metadata__'",
     ),
     "bfloat16": (fn.sgd(1e-3), {"least_progress": 0.9}, "bfloat16 progress: 0.00 .* less than 0.9"),
+    "divergence": (
+        pair(nothing, each(away), rate=0.1),
+        {"least_progress": 0.9},
+        "bfloat16 progress: none to compare with, as float32 parameters are not finite",
+    ),
+    "divergence of bfloat16": (
+        pair(nothing, each(away_in_16_bits), rate=0.1),
+        {},
+        "bfloat16 progress: .* bfloat16 parameters are not finite, float32 ones are",
+    ),
 }
 
 
@@ -180,6 +198,7 @@ SOUND = {
         None,
     ),
     "kahan": (fn.kahan(fn.sgd(1e-3)), {"least_progress": 0.9}, 1.0),
+    "diverging without a minimum": (pair(nothing, each(away), rate=0.1), {}, None),
     "takes the loss": (fn.chain(fn.sgd(0.1), fn.reduce_on_plateau()), {}, None),
 }
 

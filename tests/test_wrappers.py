@@ -111,6 +111,8 @@ WRAPPERS = {
         fn.reduce_on_plateau(),
     ),
     "ema": fn.ema,
+    "flattened": fn.flattened,
+    "graft": lambda inner: fn.graft(inner, fn.sgd(1.0)),
     "kahan": fn.kahan,
     "lookahead": fn.lookahead,
     "partition": lambda inner: fn.partition(is_float, {"narrow": inner, "wide": inner}),
@@ -334,6 +336,29 @@ def test_spikes_are_left_out_and_the_mean_follows(start):
     np.testing.assert_allclose(np.transpose(found), wanted, rtol=1e-5)
 
 
+def spikes_left_out(grads):
+    def step(state, g):
+        updates, state = SKIPPING.update(g, state)
+        return state, (updates, state.skipped)
+
+    start = SKIPPING.init(jnp.float32(1.0))
+    return jax.lax.scan(step, start, jnp.asarray(grads, jnp.float32))[1]
+
+
+SKIPPING = fn.skip_spikes(fn.sgd(1.0))
+
+
+def test_infinite_gradients_are_spikes_after_any_mean():
+    updates, skipped = spikes_left_out([1e38, np.inf, -np.inf, 1e38])
+    np.testing.assert_allclose(updates, [-1e38, 0.0, 0.0, -1e38], rtol=1e-6)
+    np.testing.assert_array_equal(skipped, [0, 1, 2, 2])
+
+
+def test_a_lasting_rise_is_passed_over_as_often_as_is_said():
+    _, skipped = spikes_left_out([1.0] * 5 + [100.0] * 40)
+    assert skipped[-1] == np.ceil(np.log(10.0) / np.log(1.09)) == 27
+
+
 ADAPTIVE = fn.skip_non_finite(fn.chain(fn.adam(1e-2), fn.reduce_on_plateau()))
 STEEP = fn.skip_non_finite(fn.chain(fn.sgd(LARGEST), fn.reduce_on_plateau()))
 
@@ -444,6 +469,14 @@ def test_cautious_does_not_hide_a_nan():
         jnp.array([np.nan, 1.0]), fn.cautious(fn.sgd(1.0)).init(jnp.ones(2))
     )
     assert np.isnan(updates[0])
+
+
+def test_cautious_makes_no_nan():
+    """Neither of many float16 numbers none of which moves, nor as a constant on its way."""
+    cautious, still = fn.cautious(fn.sgd(1.0)), jnp.zeros(70_000, jnp.float16)
+    with jax.debug_nans(True):
+        updates, _ = cautious.update(still, cautious.init(still))
+    np.testing.assert_array_equal(updates, 0.0)
 
 
 @jax.jit

@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
     moving_average,
     narrowed,
     one_minus,
@@ -69,7 +70,7 @@ def adagrad_update(grads, state, params=None, *, learning_rate, eps, initial_acc
         return g / root(jnp.asarray(initial_accumulator, s.dtype) + s, eps)
 
     updates = scaled(-rate, jax.tree.map(step, wide(grads), total))
-    return narrowed(updates, grads), AdagradState(state.count + 1, rate, total)
+    return narrowed(updates, grads), AdagradState(counted(state.count), rate, total)
 
 
 def adagrad(
@@ -160,7 +161,7 @@ def adadelta_update(grads, state, params=None, *, learning_rate, one_minus_decay
 
     steps = jax.tree.map(step, wide(grads), square, state.step_square)
     step_square = moving_average(state.step_square, one_minus_decay, squared(steps))
-    after = AdadeltaState(state.count + 1, rate, square, step_square)
+    after = AdadeltaState(counted(state.count), rate, square, step_square)
     return narrowed(scaled(-rate, steps), grads), after
 
 
@@ -184,7 +185,7 @@ def adam_init(params):
 
 
 def adam_update(grads, state, params=None, *, learning_rate, one_minus_b1, one_minus_b2, eps):
-    rate, count = rate_at(learning_rate, state), state.count + 1
+    rate, count = rate_at(learning_rate, state), counted(state.count)
     mean = moving_average(state.mean, one_minus_b1, grads)
     square = moving_average(state.square, one_minus_b2, squared(grads))
     # m / (1 - b1^t) is taken into the rate: one division an element, not three.

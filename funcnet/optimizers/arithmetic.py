@@ -71,9 +71,19 @@ def dot(tree, other):
 def moving_average(average, fraction, tree):
     """average + fraction * (x - average): decay 1 - fraction, in the dtype of the average.
 
-    Unlike decay * average + fraction * x it has no drift where the decay rounds to 1.
+    Unlike decay * average + fraction * x it has no drift where the decay rounds to 1. Above 1/2 it
+    starts from the other end, where an x far smaller than the average would be lost, and
+    1 - fraction is exact. An infinite average stays.
     """
-    return plus_scaled(average, fraction, jax.tree.map(jnp.subtract, tree, average))
+    recent = fraction > 0.5
+
+    def step(a, x):
+        f, x = jnp.asarray(fraction, a.dtype), x.astype(a.dtype)
+        change = x - a
+        moved = jnp.where(recent, x + (f - 1.0) * change, a + f * change)
+        return jnp.where(jnp.isinf(a), a, moved)
+
+    return jax.tree.map(step, average, tree)
 
 
 def maximum(tree, other):
@@ -86,9 +96,14 @@ def signs(tree):
     return jax.tree.map(jnp.sign, tree)
 
 
+def along(x, y):
+    """Re(x y*), number by number: the product where both are real."""
+    return (x * jnp.conj(y)).real
+
+
 def inner(tree, other):
-    """sum x y over all numbers of two trees, a scalar."""
-    products = jax.tree.map(lambda x, y: jnp.sum(x * y), tree, other)
+    """sum Re(x y*) over all numbers of two trees, a scalar."""
+    products = jax.tree.map(lambda x, y: jnp.sum(along(x, y)), tree, other)
     return sum(jax.tree.leaves(products), jnp.zeros(()))
 
 
@@ -98,8 +113,13 @@ def norm(x):
 
 
 def root_mean_square(x):
-    """sqrt(mean |x|^2) of one array, whose derivative at 0 is 0."""
-    return safe_sqrt(jnp.mean(magnitude_squared(x)))
+    """sqrt(mean |x|^2) of one array, whose derivative at 0 is 0; 0 of none."""
+    return safe_sqrt(jnp.sum(magnitude_squared(x)) / max(x.size, 1))
+
+
+def counted(count):
+    """count + 1, but for the largest integer, which stays: no run turns back to a count of 0."""
+    return jnp.minimum(count, jnp.iinfo(count.dtype).max - 1) + 1
 
 
 def bias_correction(fraction, count):

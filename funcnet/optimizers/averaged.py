@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
     moving_average,
     narrowed,
     one_minus,
@@ -54,7 +55,7 @@ def averaged_sgd_update(grads, state, params=None, *, learning_rate, decay, powe
     updates = scaled(-rate, plus_scaled(wide(grads), decay, params))
     moved = jax.tree.map(jnp.add, wide(params), updates)
     average = moving_average(state.average, 1.0 / jnp.maximum(step - start, 1.0), moved)
-    return narrowed(updates, grads), AveragedSgdState(state.count + 1, rate, average)
+    return narrowed(updates, grads), AveragedSgdState(counted(state.count), rate, average)
 
 
 def averaged_sgd(learning_rate=1e-2, *, decay=1e-4, power=0.75, start=1e6) -> Optimizer:
@@ -63,8 +64,8 @@ def averaged_sgd(learning_rate=1e-2, *, decay=1e-4, power=0.75, start=1e6) -> Op
     Bottou 2012).
 
     lambda is `decay`, p `power` and n0 `start`. Evaluate at `state.average`, a. As PyTorch's
-    `ASGD` (`lambd`, `alpha`, `t0`), which keeps eta_n and the average's weight in float32. Optax
-    has none.
+    `ASGD` (`lambd`, `alpha`, `t0`), which keeps eta_n and the average's weight in float32, and
+    under a schedule computes eta_n with the eta of the step before. Optax has none.
     """
     update = Partial(
         averaged_sgd_update,
@@ -99,7 +100,7 @@ def schedule_free_step(steps, state, params, learning_rate, one_minus_b1, weight
     updates = plus_scaled(updates, -rate * one_minus_b1 * (1.0 - c), steps)
     extrapolation = jnp.asarray(one_minus_b1 / (1.0 - one_minus_b1), rate.dtype)
     return updates, ScheduleFreeState(
-        state.count + 1, rate, largest_rate, weight, extrapolation, z, state.square
+        counted(state.count), rate, largest_rate, weight, extrapolation, z, state.square
     )
 
 
@@ -129,7 +130,7 @@ def schedule_free_adamw_update(
     if params is None:
         raise ValueError("schedule_free_adamw needs the parameters: update(grads, state, params)")
     square = moving_average(state.square, one_minus_b2, squared(grads))
-    unbias = 1.0 / bias_correction(one_minus_b2, state.count + 1)
+    unbias = 1.0 / bias_correction(one_minus_b2, counted(state.count))
     steps = plus_scaled(over_root(wide(grads), square, unbias, eps), weight_decay, params)
     updates, state = schedule_free_step(
         steps, state._replace(square=square), params, learning_rate, one_minus_b1, weight_power
@@ -147,6 +148,7 @@ def schedule_free_sgd(learning_rate=1.0, b1=0.9, *, weight_power=2.0) -> Optimiz
     w = (largest eta so far)^p (Defazio et al. 2024, equations 3 to 5; p in the authors' code).
 
     The parameters are y; evaluate at x, `schedule_free_eval(state, params)`. p is `weight_power`.
+    Nothing around it may change its updates, as `lookahead` does: y would not be between z and x.
     As Optax's `contrib.schedule_free_sgd`, but under a schedule: there step n goes by schedule(n)
     and is weighed by schedule(n + 1), here both are schedule(n).
     """

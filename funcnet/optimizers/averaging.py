@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcnet.optimizers.arithmetic import bias_correction, moving_average, narrowed, one_minus, wide
+from funcnet.optimizers.arithmetic import (
+    bias_correction,
+    counted,
+    moving_average,
+    narrowed,
+    one_minus,
+    wide,
+)
 from funcnet.optimizers.transforms import Known, apply_updates, hand_on, members, need_params
 from funcnet.pairs import Optimizer, check_count, fix, number
 
@@ -29,7 +36,7 @@ def averaged_update(
     need_params("an average of the parameters", params)
     known = Known(value, weight, objective)
     updates, inner = hand_on(update, grads, state.inner, params, known)
-    count = state.count + 1
+    count = counted(state.count)
     average = moving_average(state.average, share(count), wide(apply_updates(params, updates)))
     return updates, AveragedState(count, inner, average)
 
@@ -85,7 +92,7 @@ def lookahead_update(
     need_params("lookahead", params)
     known = Known(value, weight, objective)
     updates, inner = hand_on(update, grads, state.inner, params, known)
-    count = state.count + 1
+    count = state.count + 1  # may turn negative: only its remainder counts
     due = count % every == 0
     fast = wide(apply_updates(params, updates))
     ahead = moving_average(state.average, step_size, fast)

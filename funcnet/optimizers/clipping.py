@@ -6,7 +6,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from funcnet.numerics import widen
-from funcnet.optimizers.arithmetic import magnitude_squared, safe_sqrt, scaled
+from funcnet.optimizers.arithmetic import magnitude_squared, narrowed, safe_sqrt, scaled, wide
 from funcnet.optimizers.transforms import need_params, stateless_init
 from funcnet.pairs import Optimizer, number
 
@@ -37,11 +37,13 @@ def norm_parts(tree):
     exact = jnp.isfinite(square) & (square > limits.tiny / limits.eps)
 
     def scaled_again(carry):
+        # A fence: of numbers that it knows XLA makes inverse^2 x^2, which is not in range.
+        fenced = lax.optimization_barrier(leaves)
         inverse = jnp.where(carry[2] < 1.0, far, 1.0 / far).astype(square.dtype)
         return (
             jnp.ones_like(exact),
             inverse,
-            sum(magnitude_squared(inverse * x).sum() for x in leaves),
+            sum(magnitude_squared(inverse * x).sum() for x in fenced),
         )
 
     # A loop of at most one turn: unlike `cond` it is skipped also under vmap. Its scale comes from
@@ -82,7 +84,7 @@ def clipped(tree, max_norm):
     factors = [jnp.where(within, 1.0, factor) for factor in factors]
     # A fence: without it XLA computes the norm again in every consumer of the factors.
     first, second = lax.optimization_barrier(factors)
-    return scaled(second, scaled(first, tree))
+    return narrowed(scaled(second, scaled(first, wide(tree))), tree)
 
 
 def clip_update(grads, state, params=None, *, max_norm):
@@ -104,7 +106,7 @@ def clip_by_global_norm(max_norm) -> Optimizer:
 def norm_over(x, axes):
     """(m, r), with axes of length 1, whose product is the norm of x over `axes`: m is about the
     largest magnitude and r = sqrt(sum |x / m|^2) in range, both in float32 at least."""
-    x = widen(x)
+    x = widen(lax.optimization_barrier(x))  # a fence as in `norm_parts`
     scale = lax.stop_gradient(in_range(jnp.abs(x).max(axes, keepdims=True, initial=0.0)))
     return scale, safe_sqrt(magnitude_squared(x * (1.0 / scale)).sum(axes, keepdims=True))
 

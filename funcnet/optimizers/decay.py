@@ -46,9 +46,11 @@ def decoupled_decay(optimizer: Optimizer, weight_decay, mask: Any = None) -> Opt
     used (Loshchilov & Hutter 2019, whose decay is eta lambda where eta is a schedule from 1 down).
 
     lambda is `weight_decay`; `mask` chooses the leaves that decay, as in `add_decayed_weights`. The
-    state is the optimizer's own; of several rates in it, as a chain has, the last one counts.
-    PyTorch's `decoupled_weight_decay=True` (in `NAdam` and `RAdam`) and Optax's
-    `add_decayed_weights` between the direction and the rate, as its `adamaxw` and `nadamw` have it.
+    state is the optimizer's own; of several rates in it, as a chain has, the last one counts. The
+    scale of a `reduce_on_plateau` within is not among them, and what a `freeze` within holds still
+    decays too, unless the mask leaves it out. PyTorch's `decoupled_weight_decay=True` (in `NAdam`
+    and `RAdam`) and Optax's `add_decayed_weights` between the direction and the rate, as its
+    `adamaxw` and `nadamw` have it.
     `chain(add_decayed_weights(rate), optimizer)` is L2.
     """
     init, update = members("decoupled_decay", optimizer)

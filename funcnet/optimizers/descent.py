@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcnet.optimizers.arithmetic import narrowed, plus_scaled, scaled, wide, wide_zeros
+from funcnet.optimizers.arithmetic import counted, narrowed, plus_scaled, scaled, wide, wide_zeros
 from funcnet.pairs import Optimizer, number
 from funcnet.schedules import as_schedule
 
@@ -39,7 +39,7 @@ def sgd_init(params):
 
 def sgd_update(grads, state, params=None, *, learning_rate):
     rate = rate_at(learning_rate, state)
-    return scaled(-rate, grads), SgdState(state.count + 1, rate)
+    return scaled(-rate, grads), SgdState(counted(state.count), rate)
 
 
 def sgd(learning_rate) -> Optimizer:
@@ -61,14 +61,14 @@ def rate_after(grads, state, params=None, *, learning_rate, decay, dampening):
     share = jnp.where(state.count == 0, 1.0, 1.0 - dampening)
     velocity = plus_scaled(scaled(decay, state.velocity), share, grads)
     updates = narrowed(scaled(-rate, velocity), grads)
-    return updates, MomentumState(state.count + 1, rate, velocity)
+    return updates, MomentumState(counted(state.count), rate, velocity)
 
 
 def rate_inside(grads, state, params=None, *, learning_rate, decay, dampening):
     rate = rate_at(learning_rate, state)
     share = jnp.where(state.count == 0, 1.0, 1.0 - dampening)
     velocity = plus_scaled(scaled(decay, state.velocity), -rate * share, grads)
-    return narrowed(velocity, grads), MomentumState(state.count + 1, rate, velocity)
+    return narrowed(velocity, grads), MomentumState(counted(state.count), rate, velocity)
 
 
 def momentum(learning_rate, decay=0.9, *, dampening=0.0, rate_in_velocity=False) -> Optimizer:
@@ -92,7 +92,7 @@ def nesterov_update(grads, state, params=None, *, learning_rate, decay):
     rate = rate_at(learning_rate, state)
     velocity = plus_scaled(wide(grads), decay, state.velocity)
     updates = scaled(-rate, plus_scaled(wide(grads), decay, velocity))
-    return narrowed(updates, grads), MomentumState(state.count + 1, rate, velocity)
+    return narrowed(updates, grads), MomentumState(counted(state.count), rate, velocity)
 
 
 def nesterov(learning_rate, decay=0.9) -> Optimizer:

@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
     inner,
     moving_average,
     narrowed,
@@ -80,7 +81,7 @@ def prodigy_update(
 ):
     if params is None:
         raise ValueError("prodigy needs the parameters: update(grads, state, params)")
-    g, count = wide(grads), state.count + 1
+    g, count = wide(grads), counted(state.count)
     d = jnp.where(state.count == 0, initial_distance, state.distance)
     rate = d * learning_rate(state.count) * correct(one_minus_b1, one_minus_b2, count)
     rate = jnp.asarray(rate, state.learning_rate.dtype)
@@ -137,7 +138,8 @@ def prodigy(
         one_minus_b2=fraction,
         one_minus_b3=root_fraction if b3 is None else one_minus("b3", b3),
         eps=number("eps", eps, 0.0),
-        initial_distance=number("initial_distance", initial_distance, 0.0),
+        # Its square has to be more than 0 in float32.
+        initial_distance=number("initial_distance", initial_distance, 1e-18),
         growth=number("growth", growth, 0.0),
     )
     return decoupled_decay(Optimizer(Partial(prodigy_init), update), weight_decay)

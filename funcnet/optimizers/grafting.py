@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcnet.optimizers.arithmetic import narrowed, safe_sqrt, wide
-from funcnet.optimizers.matrix import check_optimizer
-from funcnet.pairs import Optimizer, partial
+from funcnet.optimizers.arithmetic import magnitude_squared, narrowed, safe_sqrt, wide
+from funcnet.optimizers.transforms import Known, hand_on, members
+from funcnet.pairs import Optimizer
 
 
 def matrix_norm(x):
     """|X| of each matrix, of the whole where there are fewer axes than two."""
-    return safe_sqrt(jnp.square(x).sum((-2, -1) if x.ndim > 1 else None, keepdims=True))
+    return safe_sqrt(magnitude_squared(x).sum((-2, -1) if x.ndim > 1 else None, keepdims=True))
 
 
 def graft_init(params, *, inits):
@@ -19,9 +19,10 @@ def graft_init(params, *, inits):
     return direction(params), magnitude(params)
 
 
-def graft_update(grads, state, params=None, *, updates):
-    directions, direction_state = updates[0](wide(grads), state[0], params)
-    magnitudes, magnitude_state = updates[1](wide(grads), state[1], params)
+def graft_update(grads, state, params=None, *, updates, value=None, weight=None, objective=None):
+    known = Known(value, weight, objective)
+    directions, direction_state = hand_on(updates[0], wide(grads), state[0], params, known)
+    magnitudes, magnitude_state = hand_on(updates[1], wide(grads), state[1], params, known)
 
     def step(direction, magnitude):
         norm = matrix_norm(direction)
@@ -38,10 +39,6 @@ def graft(magnitude: Optimizer, direction: Optimizer) -> Optimizer:
     own rate cancels. Norms are of each matrix, or of the whole of a parameter with fewer axes; a
     direction of 0 stays 0. The state is that of both, the direction's first.
     """
-    check_optimizer("graft", magnitude)
-    check_optimizer("graft", direction)
-    pair = direction, magnitude
-    return Optimizer(
-        Partial(graft_init, inits=tuple(partial(init) for init, _ in pair)),
-        Partial(graft_update, updates=tuple(partial(update) for _, update in pair)),
-    )
+    magnitude, direction = members("graft", magnitude), members("graft", direction)
+    inits, updates = zip(direction, magnitude, strict=True)
+    return Optimizer(Partial(graft_init, inits=inits), Partial(graft_update, updates=updates))

@@ -11,6 +11,8 @@ from jax.tree_util import Partial
 from funcnet.optimizers.adaptive import AdamState, adam_init
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
+    magnitude_squared,
     moving_average,
     narrowed,
     norm,
@@ -19,6 +21,7 @@ from funcnet.optimizers.arithmetic import (
     plus_scaled,
     root_mean_square,
     scaled,
+    square_zeros,
     squared,
     wide,
 )
@@ -45,7 +48,7 @@ def lamb_update(
 ):
     if params is None:
         raise ValueError("lamb needs the parameters: update(grads, state, params)")
-    rate, count = rate_at(learning_rate, state), state.count + 1
+    rate, count = rate_at(learning_rate, state), counted(state.count)
     mean = moving_average(state.mean, one_minus_b1, grads)
     square = moving_average(state.square, one_minus_b2, squared(grads))
     corrected = scaled(1.0 / bias_correction(one_minus_b1, count), mean)
@@ -105,7 +108,7 @@ def product_of(averages, min_size, floor):
 
 
 def adafactor_init(params, *, min_size):
-    zeros = jax.tree.map(lambda p: averaged_over(jnp.zeros_like(p), min_size), wide(params))
+    zeros = jax.tree.map(lambda p: averaged_over(p, min_size), square_zeros(params))
     return AdafactorState(*sgd_init(params), zeros)
 
 
@@ -125,20 +128,21 @@ def adafactor_update(
 ):
     if params is None:
         raise ValueError("adafactor needs the parameters: update(grads, state, params)")
-    rate, count = rate_at(learning_rate, state), state.count + 1
+    rate, count = rate_at(learning_rate, state), counted(state.count)
     fraction = count.astype(rate.dtype) ** -decay_power
 
     def average(g, averages):
-        new = averaged_over(jnp.square(g) + jnp.asarray(eps, g.dtype), min_size)
+        square = magnitude_squared(g)
+        new = averaged_over(square + jnp.asarray(eps, square.dtype), min_size)
         return moving_average(averages, fraction, new)
 
     def step(g, p, averages):
-        least = jnp.asarray(floor, g.dtype)
+        least, limit, low = (jnp.asarray(x, g.real.dtype) for x in (floor, clip, min_scale))
         v = jnp.maximum(product_of(averages, min_size, least), jnp.square(least))
         # A gradient of 0 has no use for v, whose derivative may be out of range there.
         u = g * lax.rsqrt(jnp.where(g == 0.0, 1.0, v))
-        u = u / jnp.maximum(1.0, root_mean_square(u) / jnp.asarray(clip, g.dtype))
-        size = rate * jnp.maximum(jnp.asarray(min_scale, g.dtype), root_mean_square(p))
+        u = u / jnp.maximum(1.0, root_mean_square(u) / limit)
+        size = rate * jnp.maximum(low, root_mean_square(p))
         return -(jnp.asarray(size, g.dtype) * u + jnp.asarray(weight_decay, g.dtype) * p)
 
     square = jax.tree.map(average, wide(grads), state.square)

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.optimizers.arithmetic import dot, narrowed, plus_scaled, scaled, wide, wide_zeros
+from funcnet.optimizers.arithmetic import (
+    counted,
+    dot,
+    narrowed,
+    plus_scaled,
+    scaled,
+    wide,
+    wide_zeros,
+)
 from funcnet.optimizers.clipping import global_norm
 from funcnet.optimizers.linesearch import Point, wolfe_search
 from funcnet.optimizers.transforms import need_objective, need_params
@@ -38,8 +46,10 @@ class DirectionState(NamedTuple):
 
 
 def memory_init(params, size):
-    zeros = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), wide(params))
-    return Memory(zeros, zeros, jnp.zeros(size))
+    def zeros():
+        return jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), wide(params))
+
+    return Memory(zeros(), zeros(), jnp.zeros(size))
 
 
 def remembered(memory, step, change):
@@ -79,8 +89,8 @@ def inverse_hessian_times(memory, grads):
 
 
 def direction_init(params, *, memory):
-    zeros = wide_zeros(params)
-    return DirectionState(jnp.zeros((), jnp.int32), zeros, zeros, memory_init(params, memory))
+    zeros = (wide_zeros(params) for _ in range(2))
+    return DirectionState(jnp.zeros((), jnp.int32), *zeros, memory_init(params, memory))
 
 
 def direction_update(grads, state, params=None):
@@ -91,7 +101,7 @@ def direction_update(grads, state, params=None):
     pairs = remembered(state.memory, step, change)
     pairs = chosen(state.count > 0, pairs, state.memory)
     updates = narrowed(inverse_hessian_times(pairs, g), grads)
-    return updates, DirectionState(state.count + 1, x, g, pairs)
+    return updates, DirectionState(counted(state.count), x, g, pairs)
 
 
 def lbfgs_direction(memory: int = 10) -> Optimizer:
@@ -109,8 +119,8 @@ def lbfgs_direction(memory: int = 10) -> Optimizer:
 
 
 def lbfgs_init(params, *, memory):
-    zero = jnp.zeros((), jnp.int32)
-    return LbfgsState(zero, jnp.zeros(()), zero, memory_init(params, memory))
+    count, used = (jnp.zeros((), jnp.int32) for _ in range(2))
+    return LbfgsState(count, jnp.zeros(()), used, memory_init(params, memory))
 
 
 def lbfgs_update(
@@ -143,7 +153,7 @@ def lbfgs_update(
     still = (end.length == 0.0) & jnp.isfinite(global_norm(g))
     updates = jax.tree.map(lambda d: jnp.where(still, 0.0, d), scaled(end.length, direction))
     updates = narrowed(updates, grads)
-    return updates, LbfgsState(state.count + 1, length, used, pairs)
+    return updates, LbfgsState(counted(state.count), length, used, pairs)
 
 
 def lbfgs(memory: int = 10, *, decrease=1e-4, curvature=0.9, evaluations: int = 25) -> Optimizer:

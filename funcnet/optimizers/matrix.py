@@ -15,6 +15,7 @@ from jax.tree_util import Partial, keystr, tree_flatten_with_path
 
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
     moving_average,
     narrowed,
     one_minus,
@@ -26,7 +27,8 @@ from funcnet.optimizers.arithmetic import (
 )
 from funcnet.optimizers.descent import rate_at, sgd_init
 from funcnet.optimizers.spectral import transpose
-from funcnet.pairs import Optimizer, fix, number, partial
+from funcnet.optimizers.transforms import Known, hand_on, members, need_params
+from funcnet.pairs import Optimizer, check_count, fix, number
 from funcnet.schedules import as_schedule
 
 
@@ -51,29 +53,11 @@ def check_choice(name, choice, choices):
     return choices[choice]
 
 
-def check_count(name, count):
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"{name} must be an integer, got {count!r}")
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, got {count}")
-    return count
-
-
 def check_dtype(name, dtype):
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name} expects a floating-point dtype, got {dtype}")
     return dtype
-
-
-def check_params(name, params):
-    if params is None:
-        raise ValueError(f"{name} needs the parameters: update(grads, state, params)")
-
-
-def check_optimizer(name, optimizer):
-    if not (isinstance(optimizer, tuple) and len(optimizer) == 2):
-        raise TypeError(f"{name} expects an optimizer, got {optimizer!r}")
 
 
 def plus_eps(norm, eps):
@@ -134,7 +118,7 @@ def corrected_mean(mean, grads, fraction, count):
 def corrected_nesterov_mean(mean, grads, fraction, count):
     """The mean as after one more step (Dozat 2016): each part corrected for its own count."""
     grads = scaled(1.0 / bias_correction(fraction, count), wide(grads))
-    return moving_average(corrected_mean(mean, grads, fraction, count + 1), fraction, grads)
+    return moving_average(corrected_mean(mean, grads, fraction, counted(count)), fraction, grads)
 
 
 MEANS = {
@@ -147,7 +131,7 @@ MEANS = {
 
 
 def aspect_scale(fan_in, fan_out):
-    return math.sqrt(max(1.0, fan_out / fan_in))
+    return math.sqrt(max(1.0, fan_out / max(fan_in, 1)))
 
 
 def width_scale(fan_in, fan_out):
@@ -176,8 +160,8 @@ def muon_update(
     orthogonal,
     scale,
 ):
-    check_params("muon", params)
-    rate, count = rate_at(learning_rate, state), state.count + 1
+    need_params("muon", params)
+    rate, count = rate_at(learning_rate, state), counted(state.count)
     mean = moving_average(state.mean, one_minus_decay, grads)
     steps = jax.tree.map(
         lambda m: scale(*m.shape[-2:]) * orthogonal(m, coefficients, eps),
@@ -220,7 +204,7 @@ def muon(
         raise ValueError(f"coefficients must be three numbers, got {coefficients!r}")
     orthogonal = fix(
         newton_schulz,
-        steps=check_count("steps", steps),
+        steps=check_count("steps", steps, 1),
         dtype=None if iterate_in is None else check_dtype("iterate_in", iterate_in),
         denominator=at_least_eps if clamp_norm else plus_eps,
     )
@@ -242,25 +226,30 @@ def muon(
 
 def as_matrix(x):
     """[..., fan_in, fan_out] as [... fan_in, fan_out]."""
-    return x.reshape(-1, x.shape[-1]) if jnp.ndim(x) > 2 else x
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) if jnp.ndim(x) > 2 else x
+
+
+def shaped_as(tree, like):
+    return jax.tree.map(lambda x, y: x.reshape(y.shape), tree, like)
 
 
 def flattened_init(params, *, init):
     return init(jax.tree.map(as_matrix, params))
 
 
-def flattened_update(grads, state, params=None, *, update):
+def flattened_update(grads, state, params=None, *, update, value=None, weight=None, objective=None):
     matrices = jax.tree.map(as_matrix, grads), jax.tree.map(as_matrix, params)
-    updates, state = update(matrices[0], state, matrices[1])
-    return jax.tree.map(lambda u, g: u.reshape(g.shape), updates, grads), state
+
+    def of_matrices(own):
+        return objective(shaped_as(own, params))
+
+    known = Known(value, weight, None if objective is None else of_matrices)
+    updates, state = hand_on(update, matrices[0], state, matrices[1], known)
+    return shaped_as(updates, grads), state
 
 
 def flattened(optimizer: Optimizer) -> Optimizer:
     """The optimizer, to which a parameter of more than two axes is one matrix, all but its last
     axis flattened: `flattened(muon(0.02))` for the kernels of convolutions."""
-    check_optimizer("flattened", optimizer)
-    init, update = optimizer
-    return Optimizer(
-        Partial(flattened_init, init=partial(init)),
-        Partial(flattened_update, update=partial(update)),
-    )
+    init, update = members("flattened", optimizer)
+    return Optimizer(Partial(flattened_init, init=init), Partial(flattened_update, update=update))

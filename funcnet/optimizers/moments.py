@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 from funcnet.optimizers.adaptive import AdamState, adam, adam_init
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
     maximum,
     moving_average,
     narrowed,
@@ -64,9 +65,9 @@ def adamax_init(params):
 
 
 def adamax_update(grads, state, params=None, *, learning_rate, one_minus_b1, b2, eps):
-    rate, count = rate_at(learning_rate, state), state.count + 1
+    rate, count = rate_at(learning_rate, state), counted(state.count)
     mean = moving_average(state.mean, one_minus_b1, grads)
-    sizes = jax.tree.map(lambda g: jnp.abs(g) + jnp.asarray(eps, g.dtype), wide(grads))
+    sizes = jax.tree.map(lambda g: jnp.abs(g) + jnp.asarray(eps, g.real.dtype), wide(grads))
     largest = maximum(scaled(b2, state.largest), sizes)
     step_size = rate / bias_correction(one_minus_b1, count)
     updates = scaled(-step_size, jax.tree.map(jnp.divide, mean, largest))
@@ -114,7 +115,7 @@ def amsgrad_init(params):
 def amsgrad_update(
     grads, state, params=None, *, learning_rate, one_minus_b1, one_minus_b2, eps, correct, keep
 ):
-    rate, count = rate_at(learning_rate, state), state.count + 1
+    rate, count = rate_at(learning_rate, state), counted(state.count)
     mean = moving_average(state.mean, one_minus_b1, grads)
     square = moving_average(state.square, one_minus_b2, squared(grads))
     largest, divisor = keep(state.largest, square, correct(one_minus_b2, count))
@@ -165,8 +166,8 @@ def nadam_init(params):
 def nadam_update(
     grads, state, params=None, *, learning_rate, one_minus_b1, one_minus_b2, eps, momentum
 ):
-    rate, count = rate_at(learning_rate, state), state.count + 1
-    now, following = (momentum(t, one_minus_b1) for t in (count, count + 1))
+    rate, count = rate_at(learning_rate, state), counted(state.count)
+    now, following = (momentum(t, one_minus_b1) for t in (count, counted(count)))
     product = jnp.asarray(state.product * now, state.product.dtype)
     mean = moving_average(state.mean, one_minus_b1, grads)
     square = moving_average(state.square, one_minus_b2, squared(grads))
@@ -218,7 +219,7 @@ def eps_with_raw(correction):
 def radam_update(
     grads, state, params=None, *, learning_rate, one_minus_b1, one_minus_b2, eps, eps_scale
 ):
-    rate, count = rate_at(learning_rate, state), state.count + 1
+    rate, count = rate_at(learning_rate, state), counted(state.count)
     mean = moving_average(state.mean, one_minus_b1, grads)
     square = moving_average(state.square, one_minus_b2, squared(grads))
     correction = bias_correction(one_minus_b2, count)

@@ -20,8 +20,8 @@ class PlateauState(NamedTuple):
 
 
 def plateau_init(params):
-    zero, none = jnp.zeros((), jnp.int32), jnp.zeros(())
-    return PlateauState(jnp.ones(()), jnp.full_like(none, jnp.inf), none, zero, zero, zero)
+    counts = (jnp.zeros((), jnp.int32) for _ in range(3))
+    return PlateauState(jnp.ones(()), jnp.full((), jnp.inf, float), jnp.zeros(()), *counts)
 
 
 def plateau_update(

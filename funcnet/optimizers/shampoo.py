@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
     moving_average,
     narrowed,
     one_minus,
@@ -25,7 +26,7 @@ from funcnet.optimizers.arithmetic import (
 )
 from funcnet.optimizers.descent import momentum as heavy_ball
 from funcnet.optimizers.descent import rate_at, sgd, sgd_init
-from funcnet.optimizers.matrix import check_count, check_matrices, check_params
+from funcnet.optimizers.matrix import check_matrices
 from funcnet.optimizers.spectral import (
     eigenbasis,
     identities,
@@ -33,8 +34,8 @@ from funcnet.optimizers.spectral import (
     orthonormal,
     transpose,
 )
-from funcnet.optimizers.transforms import chain
-from funcnet.pairs import Optimizer, fix, number
+from funcnet.optimizers.transforms import chain, need_params
+from funcnet.pairs import Optimizer, check_count, fix, number
 from funcnet.schedules import as_schedule
 
 
@@ -103,7 +104,7 @@ def precondition(grads, state, gram, unbias, eps, exponent, every):
 
     root = lax.cond(state.count % every == 0, refreshed, lambda: state.root)
     updates = narrowed(between(wide(grads), root), grads)
-    return updates, ShampooState(state.count + 1, gram, root)
+    return updates, ShampooState(counted(state.count), gram, root)
 
 
 def shampoo_summed(grads, state, params=None, *, eps, exponent, every, max_size):
@@ -113,7 +114,7 @@ def shampoo_summed(grads, state, params=None, *, eps, exponent, every, max_size)
 
 def shampoo_averaged(grads, state, params=None, *, one_minus_decay, eps, exponent, every, max_size):
     gram = moving_average(state.gram, one_minus_decay, grams(grads, max_size))
-    unbias = 1.0 / bias_correction(one_minus_decay, state.count + 1)
+    unbias = 1.0 / bias_correction(one_minus_decay, counted(state.count))
     return precondition(grads, state, gram, unbias, eps, exponent, every)
 
 
@@ -139,7 +140,10 @@ def shampoo(
     `max_size` keeps no matrix. `graft(adam(...), shampoo(1.0))` takes the size of the steps from
     another optimizer. Every parameter needs two axes; `partition` gives the others to Adam.
     """
-    static = {"every": check_count("every", every), "max_size": check_count("max_size", max_size)}
+    static = {
+        "every": check_count("every", every, 1),
+        "max_size": check_count("max_size", max_size, 1),
+    }
     numbers = {"eps": number("eps", eps, 0.0), "exponent": number("exponent", exponent, 0.0)}
     if decay is None:
         update = Partial(fix(shampoo_summed, **static), **numbers)
@@ -193,7 +197,7 @@ def soap_update(
     every,
     max_size,
 ):
-    check_params("soap", params)
+    need_params("soap", params)
     rate, first = rate_at(learning_rate, state), state.count == 0
     # The first step only sets the basis up: nothing is averaged, nothing moves.
     moved = jnp.where(first, 0.0, rate)
@@ -218,7 +222,7 @@ def soap_update(
             lambda: (mean, square, jax.tree.map(eigenbasis, gram)),
         ],
     )
-    return updates, SoapState(state.count + 1, rate, mean, square, gram, basis)
+    return updates, SoapState(counted(state.count), rate, mean, square, gram, basis)
 
 
 def soap(
@@ -246,12 +250,9 @@ def soap(
     `flattened(soap(...))`. In derivatives with respect to the numbers, eigenvectors of one
     eigenvalue count as constant, whose choice among themselves is arbitrary.
     """
+    max_size = check_count("max_size", max_size, 1)
     update = Partial(
-        fix(
-            soap_update,
-            every=check_count("every", every),
-            max_size=check_count("max_size", max_size),
-        ),
+        fix(soap_update, every=check_count("every", every, 1), max_size=max_size),
         learning_rate=as_schedule("learning_rate", learning_rate),
         one_minus_b1=one_minus("b1", b1),
         one_minus_b2=one_minus("b2", b2),

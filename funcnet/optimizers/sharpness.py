@@ -32,7 +32,7 @@ def ascent(params, grads, *, rho):
 
 
 def adaptive_ascent(params, grads, *, rho, eta):
-    size = jax.tree.map(lambda p: jnp.abs(p) + jnp.asarray(eta, p.dtype), wide(params))
+    size = jax.tree.map(lambda p: jnp.abs(p) + jnp.asarray(eta, p.real.dtype), wide(params))
     sized = jax.tree.map(jnp.multiply, size, wide(grads))
     return moved(params, rho, jax.tree.map(jnp.multiply, size, sized), sized)
 
@@ -42,7 +42,9 @@ def at_ascent(loss, *, has_aux=False, value_and_grad, ascend):
 
     def value_and_grad_at_ascent(params, *args, **context):
         result, grads = engine(params, *args, **context)
-        _, grads = engine(ascend(params, grads), *args, **context)
+        # Of a complex parameter JAX's gradient is the conjugate of the way up.
+        rise = jax.tree.map(jnp.conj, grads)
+        _, grads = engine(ascend(params, rise), *args, **context)
         return result, grads
 
     return value_and_grad_at_ascent

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import (
+    along,
+    counted,
     moving_average,
     narrowed,
     one_minus,
     plus_scaled,
     scaled,
     signs,
+    square_zeros,
     wide,
     wide_zeros,
 )
@@ -36,7 +39,7 @@ class RpropState(NamedTuple):
 
 def sign_sgd_update(grads, state, params=None, *, learning_rate):
     rate = rate_at(learning_rate, state)
-    return scaled(-rate, signs(grads)), SgdState(state.count + 1, rate)
+    return scaled(-rate, signs(grads)), SgdState(counted(state.count), rate)
 
 
 def sign_sgd(learning_rate=1e-3) -> Optimizer:
@@ -53,7 +56,7 @@ def signum_update(grads, state, params=None, *, learning_rate, one_minus_decay):
     rate = rate_at(learning_rate, state)
     mean = moving_average(state.mean, one_minus_decay, grads)
     updates = scaled(-rate, signs(mean))
-    return narrowed(updates, grads), MeanState(state.count + 1, rate, mean)
+    return narrowed(updates, grads), MeanState(counted(state.count), rate, mean)
 
 
 def signum(learning_rate=1e-3, decay=0.9) -> Optimizer:
@@ -76,7 +79,7 @@ def lion_update(grads, state, params=None, *, learning_rate, one_minus_b1, one_m
     # replaces, XLA on a CPU copies it first.
     c = plus_scaled(scaled(1.0 - one_minus_b1, mean), one_minus_b1 - one_minus_b2, wide(grads))
     updates = scaled(-rate, signs(c))
-    return narrowed(updates, grads), MeanState(state.count + 1, rate, mean)
+    return narrowed(updates, grads), MeanState(counted(state.count), rate, mean)
 
 
 def lion(learning_rate=1e-4, b1=0.9, b2=0.99, *, weight_decay=0.0) -> Optimizer:
@@ -95,7 +98,7 @@ def lion(learning_rate=1e-4, b1=0.9, b2=0.99, *, weight_decay=0.0) -> Optimizer:
 
 
 def rprop_init(params):
-    return RpropState(jnp.zeros((), jnp.int32), wide_zeros(params), wide_zeros(params))
+    return RpropState(jnp.zeros((), jnp.int32), wide_zeros(params), square_zeros(params))
 
 
 def rprop_update(
@@ -114,16 +117,16 @@ def rprop_update(
             jnp.asarray(x, size.dtype) for x in (initial_step_size, min_step_size, max_step_size)
         )
         size = jnp.where(state.count == 0, first, size)
-        turned, kept = sign * last < 0.0, sign * last > 0.0
-        factor = jnp.where(kept, grow, jnp.where(turned, shrink, 1.0))
+        agreement = along(sign, last)
+        factor = jnp.where(agreement > 0.0, grow, jnp.where(agreement < 0.0, shrink, 1.0))
         return jnp.clip(jnp.asarray(factor, size.dtype) * size, low, high)
 
     # The signs' product, and not the gradients', cannot underflow.
     sign = signs(wide(grads))
     step_size = jax.tree.map(resize, state.step_size, sign, state.sign)
-    sign = jax.tree.map(lambda s, last: jnp.where(s * last < 0.0, 0.0, s), sign, state.sign)
+    sign = jax.tree.map(lambda s, last: jnp.where(along(s, last) < 0.0, 0.0, s), sign, state.sign)
     updates = jax.tree.map(lambda s, size: -size * s, sign, step_size)
-    return narrowed(updates, grads), RpropState(state.count + 1, sign, step_size)
+    return narrowed(updates, grads), RpropState(counted(state.count), sign, step_size)
 
 
 def rprop(

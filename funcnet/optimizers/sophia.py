@@ -8,6 +8,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from funcnet.optimizers.arithmetic import (
+    counted,
     moving_average,
     narrowed,
     one_minus,
@@ -31,8 +32,8 @@ class SophiaState(NamedTuple):
 
 
 def sophia_init(params, *, seed):
-    zeros = wide_zeros(params)
-    return SophiaState(*sgd_init(params), jax.random.key(seed), zeros, zeros)
+    zeros = (wide_zeros(params) for _ in range(2))
+    return SophiaState(*sgd_init(params), jax.random.key(seed), *zeros)
 
 
 def random_signs(key, tree):
@@ -84,7 +85,7 @@ def sophia_update(
 
     step = plus_scaled(jax.tree.map(clipped, mean, hessian), weight_decay, wide(params))
     updates = narrowed(scaled(-rate, step), grads)
-    return updates, SophiaState(state.count + 1, rate, state.key, mean, hessian)
+    return updates, SophiaState(counted(state.count), rate, state.key, mean, hessian)
 
 
 def sophia(

@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 from funcnet.optimizers.adaptive import AdamState, adam_init
 from funcnet.optimizers.arithmetic import (
     bias_correction,
+    counted,
     moving_average,
     narrowed,
     one_minus,
@@ -62,7 +63,7 @@ def adan_update(
     eps,
     eps_root,
 ):
-    rate, count = rate_at(learning_rate, state), state.count + 1
+    rate, count = rate_at(learning_rate, state), counted(state.count)
     g = wide(grads)
     difference = jax.tree.map(
         lambda x, last: jnp.where(state.count == 0, 0.0, x - last), g, state.gradient
@@ -127,8 +128,10 @@ def unclipped(x, count):
 
 
 def clipped_at_power(x, count, *, power):
-    """Each number within [-t^power, t^power]."""
-    limit = jnp.maximum(count, 1).astype(x.dtype) ** jnp.asarray(power, x.dtype)
+    """Each number within [-t^power, t^power], a complex one's magnitude."""
+    limit = jnp.maximum(count, 1).astype(x.real.dtype) ** jnp.asarray(power, x.real.dtype)
+    if jnp.iscomplexobj(x):
+        return limit / jnp.maximum(jnp.abs(x), limit) * x
     return jnp.clip(x, -limit, limit)
 
 
@@ -144,7 +147,7 @@ def adopt_update(
     mean = moving_average(state.mean, jnp.where(first, 0.0, one_minus_b1), quotient)
     square = moving_average(state.square, jnp.where(first, 1.0, one_minus_b2), squared(grads))
     updates = narrowed(scaled(-rate, mean), grads)
-    return updates, AdamState(state.count + 1, rate, mean, square)
+    return updates, AdamState(counted(state.count), rate, mean, square)
 
 
 def adopt(learning_rate=1e-3, b1=0.9, b2=0.9999, *, eps=1e-6, clip_power: Any = 0.25) -> Optimizer:
@@ -190,7 +193,7 @@ def ademamix_update(
     alpha,
     eps,
 ):
-    rate, count = rate_at(learning_rate, state), state.count + 1
+    rate, count = rate_at(learning_rate, state), counted(state.count)
     fast = moving_average(state.fast, one_minus_b1, grads)
     slow = moving_average(state.slow, one_minus_b3(state.count), grads)
     square = moving_average(state.square, one_minus_b2, squared(grads))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcnet.numerics import widen
-from funcnet.optimizers.arithmetic import plus_scaled, safe_sqrt
+from funcnet.optimizers.arithmetic import counted, plus_scaled, safe_sqrt
 from funcnet.optimizers.labels import as_labels, labels_of
 from funcnet.pairs import Optimizer, check_count, fix, number, partial, unbind
 
@@ -178,7 +178,7 @@ def noise_update(grads, state, params=None, *, variance, decay):
         wide = jnp.promote_types(g.dtype, jnp.float32)
         noise = jax.random.normal(jax.random.fold_in(key, index), g.shape, wide)
         noisy.append(plus_scaled(g, deviation, noise))
-    return structure.unflatten(noisy), state._replace(count=state.count + 1)
+    return structure.unflatten(noisy), state._replace(count=counted(state.count))
 
 
 def add_noise(variance, decay=0.55, *, seed: int = 0) -> Optimizer:

@@ -22,8 +22,8 @@ class AccumulateState(NamedTuple):
 
 
 def accumulate_init(params, *, init):
-    zero = jnp.zeros(())
-    return AccumulateState(jnp.zeros((), jnp.int32), zero, zero, wide_zeros(params), init(params))
+    sums = (jnp.zeros(()) for _ in range(2))
+    return AccumulateState(jnp.zeros((), jnp.int32), *sums, wide_zeros(params), init(params))
 
 
 def plus_weighted(total, weight, x):
@@ -144,10 +144,9 @@ def cautious_update(
         agrees = (widen(u) * jnp.conj(widen(g))).real < 0.0
         count = agrees.sum().astype(jnp.result_type(float))
         scale = agrees.size / jnp.where(count + shift == 0.0, 1.0, count + shift)
-        kept = jnp.where(agrees, u, jnp.zeros_like(u))
         # A NaN agrees with nothing, and must not become a silent 0.
-        kept = jnp.where(jnp.isnan(u), jnp.asarray(jnp.nan, u.dtype), kept)
-        return jnp.asarray(scale, u.dtype) * kept
+        kept = jnp.where(agrees | jnp.isnan(u), widen(u), 0.0)
+        return (scale * kept).astype(u.dtype)
 
     return jax.tree.map(masked, updates, grads), state
 
