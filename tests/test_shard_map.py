@@ -57,6 +57,22 @@ def end(result):
     return result.loss, result.metrics, result.state.params, result.state.state
 
 
+def branching(rate):
+    """Optimizers with branches of their own."""
+    optimizer = fn.partition(
+        {"weight": "matrix", "bias": "rest"},
+        {
+            "matrix": fn.lookahead(fn.shampoo(rate, eps=0.1, every=2), every=2),
+            "rest": fn.accumulate(fn.adam(rate), 2),
+        },
+    )
+    return fn.trainer(fn.supervised(DENSE, fn.cross_entropy), optimizer)
+
+
+def searching(rate):
+    return fn.trainer(fn.supervised(DENSE, fn.cross_entropy), fn.lbfgs(2))
+
+
 def ran(key, rate, data, *, build):
     return end(fn.run(build(rate), data, key, **SIZES))
 
@@ -130,6 +146,8 @@ CASES = [  # what is run, and what alone differs between its members
     (functools.partial(ran, build=plain), OWN),
     (functools.partial(ran, build=wrapped), KEY),
     (functools.partial(ran, build=wrapped), OWN),
+    (functools.partial(ran, build=branching), OWN),
+    (functools.partial(ran, build=searching), OWN),
     (early, OWN),
     (padded, RATE),
     (given_batches, OWN),

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from funcnet.numerics import varied
 from funcnet.optimizers.arithmetic import safe_sqrt
 from funcnet.optimizers.wrappers import chosen
 
@@ -97,6 +98,6 @@ def wolfe_search(evaluate, start, aux, *, decrease, curvature, evaluations):
     far = Point(*(jnp.full_like(x, jnp.inf) for x in start))
     first = jnp.ones((), dtype)
     none = jnp.zeros((), jnp.int32)
-    search = Search(start, far, first, aux, none, jnp.zeros((), bool))
+    search = varied(Search(start, far, first, aux, none, jnp.zeros((), bool)), ())
     search = lax.while_loop(wanted, turn, search)
     return search.low, search.aux, search.used

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from funcnet.numerics import widen
+from funcnet.numerics import varied, widen
 from funcnet.optimizers.arithmetic import narrowed, plus_scaled, scaled, wide_zeros
 from funcnet.optimizers.transforms import Known, apply_updates, hand_on, members
 from funcnet.pairs import Optimizer, check_count, fix, number
@@ -51,8 +51,11 @@ def accumulate_update(grads, state, params=None, *, update, every, value=None, w
     def waiting():
         return jax.tree.map(jnp.zeros_like, grads), (summed, loss, total, state.inner)
 
+    def alike(branch):
+        return lambda: varied(branch(), (grads, state, params, update))
+
     # The count is the state's own and the same in all members of a sweep: the branch stays one.
-    updates, rest = lax.cond(count == 0, due, waiting)
+    updates, rest = lax.cond(count == 0, alike(due), alike(waiting))
     return updates, AccumulateState(count, *rest)
 
 
