@@ -73,9 +73,10 @@ def loss_scaled(trainer: Trainer, *, scale: float = 2.0**15, every: int = 2000) 
 
     A step whose gradient overflows is left out, and s is halved; it is doubled after `every` steps
     that were made in a row. s is a power of two in [1, 2^24], so where nothing overflows or
-    vanishes the run is the unscaled one, bit for bit. Of a step left out `step` alone counts on,
-    as in `guard`, and the gradient's norm is reported as 0, unless s is 1; a metric `"loss_scale"`
-    says which s it was. `scale`, the first one, and `every` are choices, part of the structure.
+    vanishes the gradients are the unscaled ones, bit for bit. Of a step left out `step` alone
+    counts on, as in `guard`, and the gradient's norm is reported as 0, unless s is 1; a metric
+    `"loss_scale"` says which s it was. `scale`, the first one, and `every` are choices, part of the
+    structure.
 
     Parameters stay in float32, `compute_dtype(network, jnp.float16)`: in float16 their gradients
     would vanish when they are divided by s. The state is kept in `opt_state`, a `ScaleState`. It

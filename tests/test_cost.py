@@ -31,14 +31,18 @@ def plain_step(params, mean, square, count, batch, learning_rate, eps, c1, c2):
         slow = -jnp.expm1(t * jnp.log1p(-jnp.minimum(fraction, 0.5)))
         return jnp.where(fraction < 0.5, slow, 1.0 - (1.0 - fraction) ** t)
 
+    def average(a, c, x):
+        start, share = jnp.where(c > 0.5, x, a), jnp.where(c > 0.5, c - 1.0, c)
+        return start + share * (x - jnp.minimum(a, jnp.finfo(a.dtype).max))
+
     def root(v):
         return jnp.where(v <= 0.0, 0.0, jnp.sqrt(jnp.where(v <= 0.0, 1.0, v)))
 
     value, grads = jax.value_and_grad(loss)(params)
-    count = count + 1
+    count = jnp.minimum(count, 2**31 - 2) + 1
     t = count.astype(float)
-    mean = jax.tree.map(lambda m, g: m + c1 * (g - m), mean, grads)
-    square = jax.tree.map(lambda v, g: v + c2 * (g * g - v), square, grads)
+    mean = jax.tree.map(lambda m, g: average(m, c1, g), mean, grads)
+    square = jax.tree.map(lambda v, g: average(v, c2, g * g), square, grads)
     size, unbias = learning_rate / correction(c1), 1.0 / correction(c2)
     params = jax.tree.map(
         lambda p, m, v: p + -size * (m / (root(unbias * v) + eps)), params, mean, square

@@ -98,12 +98,12 @@ def test_a_guard_around_it_lets_the_scale_give_way_first():
     assert (end.failed_at, end.skipped, end.opt_state.skipped) == (2, 2, 2)
 
 
-def test_where_nothing_overflows_the_run_is_the_unscaled_one_bit_for_bit():
+def test_where_nothing_overflows_gradients_are_the_unscaled_ones_bit_for_bit():
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     data = (x, np.arange(20, dtype=np.int32) % 3)
     batches = jax.tree.map(lambda a: a.reshape(4, 5, *a.shape[1:])[np.arange(20) % 4], data)
     network = fn.serial(fn.dense(3, 8), fn.tanh, fn.dropout(0.2), fn.dense(8, 3))
-    plain = fn.trainer(fn.supervised(network, fn.cross_entropy), fn.adam(1e-2))
+    plain = fn.trainer(fn.supervised(network, fn.cross_entropy), fn.momentum(0.1))
     run = jax.jit(resume_batches, compiler_options=FULL)
     one, other = (
         run(trainer, trainer.init(KEY), batches)

@@ -72,16 +72,16 @@ def moving_average(average, fraction, tree):
     """average + fraction * (x - average): decay 1 - fraction, in the dtype of the average.
 
     Unlike decay * average + fraction * x it has no drift where the decay rounds to 1. Above 1/2 it
-    starts from the other end, where an x far smaller than the average would be lost, and
-    1 - fraction is exact. An infinite average stays.
+    starts from the other end, where an x far smaller than the average would be lost. An average of
+    inf, as of squares that overflowed, stays where the decay is 1/2 or more.
     """
     recent = fraction > 0.5
+    share = jnp.where(recent, fraction - 1.0, fraction)
 
     def step(a, x):
-        f, x = jnp.asarray(fraction, a.dtype), x.astype(a.dtype)
-        change = x - a
-        moved = jnp.where(recent, x + (f - 1.0) * change, a + f * change)
-        return jnp.where(jnp.isinf(a), a, moved)
+        x = x.astype(a.dtype)
+        finite = a if jnp.iscomplexobj(a) else jnp.minimum(a, jnp.finfo(a.dtype).max)
+        return jnp.where(recent, x, a) + jnp.asarray(share, a.dtype) * (x - finite)
 
     return jax.tree.map(step, average, tree)
 
