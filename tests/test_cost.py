@@ -32,8 +32,7 @@ def plain_step(params, mean, square, count, batch, learning_rate, eps, c1, c2):
         return jnp.where(fraction < 0.5, slow, 1.0 - (1.0 - fraction) ** t)
 
     def average(a, c, x):
-        start, share = jnp.where(c > 0.5, x, a), jnp.where(c > 0.5, c - 1.0, c)
-        return start + share * (x - jnp.minimum(a, jnp.finfo(a.dtype).max))
+        return jnp.where(c > 0.5, x, a) + jnp.where(c > 0.5, c - 1.0, c) * (x - a)
 
     def root(v):
         return jnp.where(v <= 0.0, 0.0, jnp.sqrt(jnp.where(v <= 0.0, 1.0, v)))

@@ -1,7 +1,10 @@
 """Arithmetic over parameter trees that keeps each leaf's dtype, whatever the coefficient's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from funcnet.pairs import number
 
@@ -50,16 +53,21 @@ def square_zeros(params):
     return jax.tree.map(lambda x: jnp.zeros_like(x.real), wide(params))
 
 
+def in_dtype(coefficient):
+    """dtype -> the coefficient in it, made once: a large tree is traced faster."""
+    return functools.cache(functools.partial(jnp.asarray, coefficient))
+
+
 def scaled(coefficient, tree):
     """coefficient * x for each leaf x."""
-    return jax.tree.map(lambda x: jnp.asarray(coefficient, x.dtype) * x, tree)
+    factor = in_dtype(coefficient)
+    return jax.tree.map(lambda x: factor(x.dtype) * x, tree)
 
 
 def plus_scaled(tree, coefficient, other):
     """x + coefficient * y for each leaf x and its counterpart y, in the dtype of x."""
-    return jax.tree.map(
-        lambda x, y: x + jnp.asarray(coefficient, x.dtype) * y.astype(x.dtype), tree, other
-    )
+    factor = in_dtype(coefficient)
+    return jax.tree.map(lambda x, y: x + factor(x.dtype) * y.astype(x.dtype), tree, other)
 
 
 def dot(tree, other):
@@ -73,15 +81,14 @@ def moving_average(average, fraction, tree):
 
     Unlike decay * average + fraction * x it has no drift where the decay rounds to 1. Above 1/2 it
     starts from the other end, where an x far smaller than the average would be lost. An average of
-    inf, as of squares that overflowed, stays where the decay is 1/2 or more.
+    inf, as of squares that overflowed, is NaN from then on: it does not stand still unseen.
     """
-    recent = fraction > 0.5
-    share = jnp.where(recent, fraction - 1.0, fraction)
+    recent = jnp.asarray(fraction > 0.5)
+    share = in_dtype(jnp.where(recent, fraction - 1.0, fraction))
 
     def step(a, x):
         x = x.astype(a.dtype)
-        finite = a if jnp.iscomplexobj(a) else jnp.minimum(a, jnp.finfo(a.dtype).max)
-        return jnp.where(recent, x, a) + jnp.asarray(share, a.dtype) * (x - finite)
+        return lax.select(recent, x, a) + share(a.dtype) * (x - a)
 
     return jax.tree.map(step, average, tree)
 
@@ -152,7 +159,5 @@ def root_with_eps(square, eps):
 def over_root(tree, square, unbias, eps):
     """x / (sqrt(unbias v) + eps) for each leaf x and the average v of its square."""
 
-    def quotient(x, v):
-        return x / root_plus_eps(jnp.asarray(unbias, v.dtype) * v, eps)
-
-    return jax.tree.map(quotient, tree, square)
+    factor = in_dtype(unbias)
+    return jax.tree.map(lambda x, v: x / root_plus_eps(factor(v.dtype) * v, eps), tree, square)
