@@ -3,9 +3,10 @@
     pip install -e . safetensors && python benchmarks/checkpoint.py [--megabytes N] [--json FILE]
 
 float32 arrays of 4 MiB on the host, written to one file in the folder for temporary files and read
-back, contestants in turn; Orbax joins in where it is installed. The peers neither sync nor verify
-anything, NumPy but for zip's CRC-32, so ours is also timed without syncing, and the sums by
-themselves. Each is first shown to give back the same bits. Quoted are each round's ratios of times.
+back, contestants in turn; Orbax joins in, by its defaults, where it is installed. safetensors
+neither syncs nor verifies anything, NumPy does not sync and verifies zip's CRC-32 alone, so ours is
+also timed without syncing, and the sums by themselves. Each is first shown to give back the same
+bits. Quoted are each round's ratios of times.
 """
 
 import argparse
