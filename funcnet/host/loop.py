@@ -143,9 +143,9 @@ def fit(
     check_time(time_limit)
     callbacks = check_callbacks(report, callbacks)
     check_checkpoints(checkpoints, validation)
-    validation = check_validation(trainer, key, validation, score, patience)
     with contextlib.ExitStack() as stack:
         heard = stack.enter_context(listening(None if report is None else to_stderr))
+        validation = check_validation(trainer, key, validation, score, patience)
         saver = stack.enter_context(Saver(checkpoints))
         state, step = saver.start(trainer, key, report)
         course = Course(step, Limits(steps, patience, time_limit), score, report)
