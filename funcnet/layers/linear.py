@@ -9,7 +9,7 @@ from jax.nn import initializers
 from jax.tree_util import Partial
 
 from funcnet.layers.shape import check_array
-from funcnet.numerics import widen
+from funcnet.numerics import whole, widen
 from funcnet.pairs import Network, fix, partial
 
 lecun_normal = initializers.lecun_normal()
@@ -82,7 +82,7 @@ def dense(
     Raises `ValueError` for sizes below 1 and, at trace time, for x of another width or of integers.
     """
     for name, size in (("fan_in", fan_in), ("fan_out", fan_out)):
-        if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
+        if not whole(size) or size < 1:
             raise ValueError(f"dense expects {name} to be a positive integer, got {size!r}")
     init = Partial(
         fix(dense_init, fan_in=int(fan_in), fan_out=int(fan_out)),

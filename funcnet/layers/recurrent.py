@@ -111,7 +111,7 @@ def gru_step(params, h, drive):
 def gated(name, fan_in, hidden, gates, weight_init, recurrent_init):
     """`init` and `project` of a cell with so many gates."""
     for what, size in (("fan_in", fan_in), ("hidden", hidden)):
-        if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
+        if not whole(size) or size < 1:
             raise ValueError(f"{name} expects {what} to be a positive integer, got {size!r}")
     init = Partial(
         fix(cell_init, fan_in=int(fan_in), hidden=int(hidden), gates=gates),

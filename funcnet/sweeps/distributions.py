@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from funcnet.numerics import whole
 from funcnet.pairs import fix, number
 from funcnet.sweeps.points import at, column
 
@@ -71,7 +72,7 @@ def integers_quantile(u, *, low, high):
 def integers(low: int, high: int) -> Distribution:
     """`low`, ..., `high - 1`, each alike, as in `range(low, high)`; at most 2^53 of them, which a
     float64 tells apart."""
-    if not all(hasattr(end, "__index__") and not isinstance(end, bool) for end in (low, high)):
+    if not all(map(whole, (low, high))):
         raise TypeError(f"integers expects integers, got {low!r} and {high!r}")
     low, high = int(low), int(high)
     if not low < high:
